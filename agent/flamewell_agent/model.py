@@ -1,0 +1,169 @@
+"""What the stages hand each other. Frozen, no behaviour beyond small derivations, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Runtime = Literal["cpython", "go", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessKey:
+    """A process for good: a pid alone is reused.
+
+    Attributes:
+        pid: In the agent's PID namespace.
+        start_ticks: Field 22 of /proc/PID/stat, clock ticks after boot.
+    """
+
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as discovery saw it.
+
+    Attributes:
+        key: Its pid and start time.
+        runtime: What runs in it.
+        runtime_version: ``3.11``, ``go1.22.1`` or empty when it is not known.
+        executable: Base name of the executable file (comm where the link is not readable).
+        cmdline: Arguments; empty for a zombie.
+        cgroup: The process's cgroup path (unified or memory hierarchy), empty if unknown.
+        unreadable: Why it could not be looked at fully, empty otherwise.
+    """
+
+    key: ProcessKey
+    runtime: Runtime
+    runtime_version: str
+    executable: str
+    cmdline: tuple[str, ...]
+    cgroup: str = ""
+    unreadable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Whose samples these are: attributes with their OpenTelemetry names, sorted by name.
+
+    Two processes with equal attributes (workers of one container) are one series.
+    """
+
+    attributes: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, attributes: dict[str, str]) -> Resource:
+        """Make one from a dict; empty values are left out."""
+        return cls(tuple(sorted((key, value) for key, value in attributes.items() if value)))
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame. ``line`` is 1-based, 0 where unknown (py-spy -F: the function's first line)."""
+
+    function: str
+    file: str = ""
+    line: int = 0
+
+
+Stack = tuple[Frame, ...]
+"""Leaf first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Samples of one type, of one resource, over one window.
+
+    Attributes:
+        resource: Whose it is.
+        type_id: Pyroscope profile type id.
+        start_unix_nanos: When the window began.
+        duration_nanos: How long it was; 0 for an instant.
+        period: What a value of 1 stands for, in the type's unit. 1: values are amounts already.
+            Otherwise values are sample counts, and amount = value * period.
+        samples: Stack and value; a stack may come more than once.
+    """
+
+    resource: Resource
+    type_id: str
+    start_unix_nanos: int
+    duration_nanos: int
+    period: int
+    samples: tuple[tuple[Stack, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """A process's memory at an instant, in bytes; limit 0 where there is none."""
+
+    anon_bytes: int
+    rss_bytes: int
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """An order to sample one process, as the governor decided.
+
+    Attributes:
+        process: Whom.
+        rate_hz: Samples a second.
+        seconds: Whole seconds (py-spy takes no fractions).
+        predicted_cpu_seconds: What the governor expects it to cost.
+    """
+
+    process: Process
+    rate_hz: int
+    seconds: int
+    predicted_cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WindowResult:
+    """What a window brought.
+
+    Attributes:
+        window: The order.
+        samples: Stack and count of samples that held the GIL.
+        intervals: How often the sampler looked.
+        errors: Looks that failed (torn or vanished stacks).
+        cpu_seconds: What the sampler child itself used (user + system, os.wait4).
+        wall_seconds: How long it ran.
+        failure: A coverage reason where nothing usable came back, empty otherwise.
+        detail: The sampler's own words on a failure.
+    """
+
+    window: Window
+    samples: tuple[tuple[Stack, int], ...] = ()
+    intervals: int = 0
+    errors: int = 0
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    failure: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """One line of the coverage ledger: what became of a process in a cycle, and why."""
+
+    process: Process
+    service_name: str
+    state: Literal["sampled", "skipped", "failed"]
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is spooled and shipped as one unit.
+
+    Attributes:
+        sequence: Grows by one for each batch of this agent.
+        profiles: All profiles of one cycle.
+    """
+
+    sequence: int
+    profiles: tuple[Profile, ...] = field(default_factory=tuple)

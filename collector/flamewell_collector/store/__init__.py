@@ -1,0 +1,1 @@
+"""Durable storage: WAL, in-memory head, Parquet blocks, catalog."""

@@ -1,0 +1,100 @@
+"""Flags win over environment, environment over file, file over defaults; errors name the key."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import pytest
+import yaml
+
+from flamewell_settings import SettingsError, add_flags, load, option, render
+
+
+@dataclass(frozen=True)
+class Sample:
+    listen: str = option("127.0.0.1:1", "where to listen")
+    budget: float = option(0.01, "share of the node's CPU", unit="ratio", low=0.001, high=0.5)
+    workers: int = option(4, "threads", low=1)
+    detect: bool = option(False, "look for endpoints")
+    targets: tuple[str, ...] = option((), "static list")
+    mode: str = option("text", "log format", choices=("text", "json"))
+    token: str = option("", "a secret", secret=True)
+
+
+def loaded(*argv: str, environ: dict[str, str] | None = None):
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Sample)
+    return load(Sample, flags=parser.parse_args(argv), environ=environ or {}, prefix="T_")
+
+
+def test_defaults_come_without_any_source():
+    result = loaded()
+    assert result.settings == Sample()
+    assert set(result.sources.values()) == {"default"}
+
+
+def test_precedence_is_flag_then_environment_then_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("listen: file\nworkers: 2\nbudget: 0.1\ntargets: [a, b]\n")
+    result = loaded(
+        "--config", str(path), "--listen", "flag", environ={"T_LISTEN": "env", "T_WORKERS": "3"}
+    )
+    assert result.settings.listen == "flag"
+    assert result.settings.workers == 3
+    assert result.settings.budget == 0.1
+    assert result.settings.targets == ("a", "b")
+    assert result.sources["listen"] == "flag"
+    assert result.sources["workers"] == "environment"
+    assert result.sources["budget"] == "file"
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("log: 1\n")
+    with pytest.raises(SettingsError, match="no option 'log'"):
+        loaded(environ={"T_CONFIG": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--budget", "2"], r"budget \(from flag\) is '2'.*0.001 to 0.5 ratio"),
+        (["--workers", "0"], "workers .*at least 1"),
+        (["--workers", "many"], "workers .*int is expected"),
+        (["--mode", "xml"], "mode .*one of text, json"),
+        (["--config", "/nonexistent/x.yaml"], "cannot read the configuration file"),
+    ],
+)
+def test_an_error_names_the_key_and_what_it_may_be(argv, message):
+    with pytest.raises(SettingsError, match=message):
+        loaded(*argv)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "just words"])
+def test_a_broken_file_is_a_clear_error(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=str(path)):
+        loaded("--config", str(path))
+
+
+def test_booleans_and_lists_from_every_source():
+    assert loaded("--detect").settings.detect is True
+    assert loaded("--no-detect", environ={"T_DETECT": "yes"}).settings.detect is False
+    assert loaded(environ={"T_DETECT": "on"}).settings.detect is True
+    assert loaded("--targets", "x", "--targets", "y").settings.targets == ("x", "y")
+    assert loaded(environ={"T_TARGETS": "x, y,"}).settings.targets == ("x", "y")
+    with pytest.raises(SettingsError, match="bool is expected"):
+        loaded(environ={"T_DETECT": "maybe"})
+
+
+def test_rendered_settings_are_yaml_with_sources_and_no_secret():
+    text = render(loaded("--token", "hunter2", "--targets", "x"))
+    assert "hunter2" not in text
+    assert "# flag" in text
+    values = yaml.safe_load(text)
+    assert values["token"] == "***"
+    assert values["targets"] == ["x"]
+    assert values["budget"] == 0.01
+    assert values["listen"] == "127.0.0.1:1"

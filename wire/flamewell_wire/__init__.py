@@ -1,0 +1,1 @@
+"""What agent and collector share: names on the wire, profile types, the pprof schema. No logic."""
