@@ -1,0 +1,91 @@
+"""Everything that the collector raises on purpose.
+
+::
+
+    CollectorError
+    ├── InvalidRequest          400  malformed or invalid; the message says what to do
+    │   ├── NotFound            404
+    │   ├── QueryError          400  a question is malformed
+    │   │   └── SelectorError        a label selector cannot be read; says where
+    │   ├── TooLarge            413
+    │   └── UnsupportedMediaType  415
+    ├── Overloaded              429  try again later
+    ├── ConfigError             an option is wrong: exit code 2
+    ├── QueryTimeoutError       503  a question took longer than it may
+    └── StorageError
+        └── StorageUnavailable  503  full or read-only disk; reads go on
+"""
+
+from __future__ import annotations
+
+
+class CollectorError(Exception):
+    """Base of the tree."""
+
+
+class InvalidRequest(CollectorError):
+    """The request can't be served as it is; trying again does not help."""
+
+
+class NotFound(InvalidRequest):
+    """There is no such thing."""
+
+
+class TooLarge(InvalidRequest):
+    """The body is above a limit."""
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """Content type or encoding that is not spoken here."""
+
+
+class Overloaded(CollectorError):
+    """Too much at once.
+
+    Attributes:
+        retry_after_seconds: When to come again.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StorageError(CollectorError):
+    """Something on disk is not as it should be."""
+
+
+class StorageUnavailable(StorageError):
+    """Nothing can be written for now.
+
+    Attributes:
+        retry_after_seconds: When to come again.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 10) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ConfigError(CollectorError):
+    """An option is unknown, of the wrong type, out of its range, or contradicts another."""
+
+
+class QueryError(InvalidRequest):
+    """A question is malformed."""
+
+
+class SelectorError(QueryError):
+    """A label selector cannot be read.
+
+    Attributes:
+        position: 1-based character at which reading stopped.
+    """
+
+    def __init__(self, message: str, *, position: int) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class QueryTimeoutError(CollectorError):
+    """A question took longer than it may."""

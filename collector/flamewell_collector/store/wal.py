@@ -1,0 +1,203 @@
+"""The write-ahead log: numbered files of frames, made durable in groups.
+
+A frame is ``FWAL``, payload length (u32), CRC32 of the payload (u32), payload; little endian. A
+file is never appended to after a restart: recovery reads it, a fresh one takes what comes next.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flamewell_collector.errors import StorageUnavailable
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"FWAL"
+_FRAME = struct.Struct("<4sII")
+_SUFFIX = ".wal"
+
+
+@dataclass(slots=True)
+class _Ticket:
+    payload: bytes
+    on_durable: Callable[[], None]
+    done: bool = False
+    error: OSError | None = field(default=None)
+
+
+class Wal:
+    """Appends frames; one fdatasync covers all that wait (group commit)."""
+
+    def __init__(self, folder: Path, *, number: int) -> None:
+        """Start a new file.
+
+        Raises:
+            StorageUnavailable: The folder can't be written.
+        """
+        self._folder = folder
+        self._pending: list[_Ticket] = []
+        self._pending_lock = threading.Lock()
+        self._commit_lock = threading.Lock()
+        self.number = number
+        self._size = 0
+        self._fd = self._open(number)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the current file."""
+        return self._size
+
+    def append(self, payload: bytes, on_durable: Callable[[], None]) -> None:
+        """Write one frame and return once it is on disk.
+
+        Args:
+            payload: What to keep.
+            on_durable: Called exactly once when it is, before anything later is written and never
+                across a ``rotate``: what it changes belongs to the file that holds the frame.
+
+        Raises:
+            StorageUnavailable: It could not be written; nothing of it counts.
+        """
+        ticket = _Ticket(payload, on_durable)
+        with self._pending_lock:
+            self._pending.append(ticket)
+        # Whoever comes first commits for all that have queued up meanwhile.
+        with self._commit_lock:
+            if not ticket.done:
+                self._commit()
+        if ticket.error is not None:
+            raise StorageUnavailable(
+                f"the write-ahead log can't be written: {ticket.error.strerror or ticket.error}"
+            ) from ticket.error
+
+    def rotate(self, on_rotated: Callable[[], None]) -> int:
+        """Close the file and start the next one; gives the closed file's number.
+
+        Args:
+            on_rotated: Called between the two, while nothing can be appended.
+
+        Raises:
+            StorageUnavailable: The next file can't be made; the current one stays in use.
+        """
+        with self._commit_lock:
+            fresh = self._open(self.number + 1)
+            os.close(self._fd)
+            closed, self.number = self.number, self.number + 1
+            self._fd, self._size = fresh, 0
+            on_rotated()
+            return closed
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._commit_lock:
+            os.close(self._fd)
+
+    def _commit(self) -> None:
+        with self._pending_lock:
+            group, self._pending = self._pending, []
+        data = b"".join(
+            part
+            for ticket in group
+            for part in (
+                _FRAME.pack(MAGIC, len(ticket.payload), zlib.crc32(ticket.payload)),
+                ticket.payload,
+            )
+        )
+        try:
+            _write_all(self._fd, data)
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._undo()
+            for ticket in group:
+                ticket.error, ticket.done = error, True
+            return
+        self._size += len(data)
+        for ticket in group:
+            ticket.on_durable()
+            ticket.done = True
+
+    def _undo(self) -> None:
+        """Cut the file back to its last good frame; recovery skips what can't be cut."""
+        try:
+            os.ftruncate(self._fd, self._size)
+            os.lseek(self._fd, self._size, os.SEEK_SET)
+        except OSError as error:
+            log.warning("the log could not be cut back after a failed write: %s", error)
+
+    def _open(self, number: int) -> int:
+        path = self._folder / f"{number:012d}{_SUFFIX}"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise StorageUnavailable(f"can't make the log file {path}: {error}") from error
+        return fd
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a log file held.
+
+    Attributes:
+        payloads: Valid frames, in order.
+        skipped_bytes: Bytes that belong to no valid frame (a torn tail, a damaged frame).
+    """
+
+    payloads: tuple[bytes, ...]
+    skipped_bytes: int
+
+
+def replay(path: Path) -> Replayed:
+    """Read a log file, skipping what is damaged.
+
+    Raises:
+        OSError: It can't be read at all.
+    """
+    data = path.read_bytes()
+    payloads = tuple(payload for _, payload in _frames(data))
+    valid = sum(_FRAME.size + len(payload) for payload in payloads)
+    return Replayed(payloads, len(data) - valid)
+
+
+def files(folder: Path) -> list[tuple[int, Path]]:
+    """Give the log files by number, ascending."""
+    found = [(int(path.stem), path) for path in folder.glob(f"*{_SUFFIX}") if path.stem.isdigit()]
+    return sorted(found)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make creations, renames and removals in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Give (offset, payload) of valid frames; after a bad one look for the next magic."""
+    at = 0
+    while at + _FRAME.size <= len(data):
+        magic, length, checksum = _FRAME.unpack_from(data, at)
+        payload = data[at + _FRAME.size : at + _FRAME.size + length]
+        if magic == MAGIC and len(payload) == length and zlib.crc32(payload) == checksum:
+            yield at, payload
+            at += _FRAME.size + length
+            continue
+        following = data.find(MAGIC, at + 1)
+        if following < 0:
+            return
+        at = following
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

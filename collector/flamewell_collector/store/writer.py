@@ -1,0 +1,184 @@
+"""Writes blocks: rows of one tenant and hour, sorted, with their stacks, frames and series."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flamewell_collector.errors import StorageUnavailable
+from flamewell_collector.store.catalog import Block
+from flamewell_collector.store.schema import PROFILES, SAMPLES
+from flamewell_collector.store.series import SeriesIndex, series_table
+from flamewell_collector.store.stacktable import StackTable
+from flamewell_collector.store.wal import sync_folder
+
+HOUR_MS = 3_600_000
+BLOCKS_FOLDER = "blocks"
+TEMPORARY_FOLDER = "temporary"
+_ORDER = [(name, "ascending") for name in ("service_name", "profile_type", "time", "series_id")]
+_SAMPLE_ORDER = [*_ORDER, ("stack_id", "ascending")]
+_DICTIONARY = ["service_name", "profile_type", "series_id", "stack_id"]
+
+
+def hours(profiles: pa.Table, samples: pa.Table) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+    """Split rows by hour; gives (hours since the epoch, profiles, samples)."""
+    profile_hour = pc.floor(pc.divide(profiles.column("time"), HOUR_MS)).cast(pa.int64())
+    sample_hour = pc.floor(pc.divide(samples.column("time"), HOUR_MS)).cast(pa.int64())
+    for hour in sorted(pc.unique(profile_hour).to_pylist()):
+        yield (
+            hour,
+            profiles.filter(pc.equal(profile_hour, hour)),
+            samples.filter(pc.equal(sample_hour, hour)),
+        )
+
+
+class BlockWriter:
+    """Writes blocks below a data folder; a block appears whole, by one rename, or not at all."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._temporary = data_dir / TEMPORARY_FOLDER
+
+    def write(
+        self,
+        tenant: str,
+        hour: int,
+        *,
+        profiles: pa.Table,
+        samples: pa.Table,
+        stacks: StackTable,
+        series: SeriesIndex,
+        compacted: bool = False,
+    ) -> Block:
+        """Write one block and make it durable; it is not registered yet.
+
+        Raises:
+            StorageUnavailable: The disk is full or read-only.
+        """
+        name = uuid.uuid4().hex
+        at = datetime.fromtimestamp(hour * HOUR_MS / 1000, UTC)
+        relative = (
+            Path(BLOCKS_FOLDER)
+            / f"tenant={quote(tenant, safe='')}"
+            / f"date={at:%Y-%m-%d}"
+            / f"hour={at:%H}"
+            / f"block={name}"
+        )
+        temporary = self._temporary / name
+        try:
+            temporary.mkdir(parents=True)
+            self._write_tables(
+                temporary, profiles=profiles, samples=samples, stacks=stacks, series=series
+            )
+            size = sum(_synced_size(each) for each in temporary.iterdir())
+            sync_folder(temporary)
+            final = self._data_dir / relative
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary.rename(final)
+            _sync_parents(final.parent, self._data_dir)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise StorageUnavailable(f"a block can't be written: {error}") from error
+        times = pc.min_max(profiles.column("time")).as_py()
+        return Block(
+            path=str(relative),
+            tenant=tenant,
+            start_ms=times["min"],
+            end_ms=times["max"],
+            rows=samples.num_rows,
+            bytes=size,
+            compacted=compacted,
+        )
+
+    def _write_tables(
+        self,
+        folder: Path,
+        *,
+        profiles: pa.Table,
+        samples: pa.Table,
+        stacks: StackTable,
+        series: SeriesIndex,
+    ) -> None:
+        profiles = profiles.sort_by(_ORDER)
+        samples = samples.sort_by(_SAMPLE_ORDER)
+        _write_grouped(folder / "samples.parquet", samples.cast(SAMPLES), split="value")
+        pq.write_table(
+            profiles.cast(PROFILES),
+            folder / "profiles.parquet",
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=_DICTIONARY[:3],
+        )
+        stack_rows, frame_rows = stacks.subset(_as_uint64(samples.column("stack_id")))
+        used = set(pc.unique(profiles.column("series_id")).to_pylist())
+        series_rows = series_table(each for each in series.all() if each.series_id in used)
+        for name, table in (
+            ("stacks", stack_rows),
+            ("frames", frame_rows),
+            ("series", series_rows),
+        ):
+            pq.write_table(
+                table, folder / f"{name}.parquet", compression="zstd", compression_level=3
+            )
+
+
+def _write_grouped(path: Path, samples: pa.Table, *, split: str) -> None:
+    """Write one row group a (service, type): a query for one service reads just its own."""
+    with pq.ParquetWriter(
+        path,
+        samples.schema,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=_DICTIONARY,
+        column_encoding={split: "BYTE_STREAM_SPLIT", "time": "DELTA_BINARY_PACKED"},
+    ) as writer:
+        for start, length in _runs(samples):
+            writer.write_table(samples.slice(start, length), row_group_size=length)
+
+
+def _runs(samples: pa.Table) -> Iterator[tuple[int, int]]:
+    """Give (start, length) of each run of equal (service, type) in sorted rows."""
+    if samples.num_rows == 0:
+        return
+    changes = np.zeros(samples.num_rows - 1, dtype=bool)
+    for name in ("service_name", "profile_type"):
+        encoded = samples.column(name).combine_chunks().dictionary_encode()
+        codes = encoded.indices.to_numpy(zero_copy_only=False)
+        changes |= codes[1:] != codes[:-1]
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), samples.num_rows]
+    for start, end in itertools.pairwise(edges):
+        yield start, end - start
+
+
+def _as_uint64(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    return np.asarray(column.to_numpy(), dtype=np.uint64)
+
+
+def _synced_size(path: Path) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+
+
+def _sync_parents(folder: Path, top: Path) -> None:
+    """Sync a folder and its parents up to ``top``: a rename is durable only with its folder."""
+    while True:
+        sync_folder(folder)
+        if folder == top:
+            return
+        folder = folder.parent
