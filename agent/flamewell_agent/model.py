@@ -131,6 +131,7 @@ class WindowResult:
         errors: Looks that failed (torn or vanished stacks).
         cpu_seconds: What the sampler child itself used (user + system, os.wait4).
         wall_seconds: How long it ran.
+        target_cpu_nanos: CPU that the target used meanwhile.
         failure: A coverage reason where nothing usable came back, empty otherwise.
         detail: The sampler's own words on a failure.
     """
@@ -141,6 +142,7 @@ class WindowResult:
     errors: int = 0
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
+    target_cpu_nanos: int = 0
     failure: str = ""
     detail: str = ""
 

@@ -1,0 +1,89 @@
+"""What an executable file tells about itself: an embedded CPython, or a Go binary."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from dataclasses import dataclass
+from typing import IO
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+_SYMBOL_BYTES_AT_MOST = 64 << 20
+_PYTHON_SYMBOLS = (b"\0_PyRuntime\0", b"\0_PyThreadState_Current\0", b"\0Py_BytesMain\0")
+"""3.7 and newer have _PyRuntime; 2.7 to 3.6 _PyThreadState_Current."""
+_GO_MAGIC = b"\xff Go buildinf:"
+_GO_VERSION = re.compile(rb"go1\.[0-9][0-9A-Za-z.\-+ ]{0,40}")
+_GO_INLINE_STRINGS = 2
+"""Flag in a build-info blob of Go 1.18 and newer: the version string follows inline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Executable:
+    """What was found in the file.
+
+    Attributes:
+        python: It has CPython's runtime linked in.
+        go_version: ``go1.22.1``, ``go`` where only the section was there, empty if not Go.
+    """
+
+    python: bool = False
+    go_version: str = ""
+
+
+class Executables:
+    """Looks at each file once; keyed by device, inode, size and time of change."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int, int, int], Executable] = {}
+
+    def inspect(self, path: str) -> Executable:
+        """Look at a file; one that can't be read or is no ELF file tells nothing.
+
+        Raises:
+            OSError: It can't be opened.
+        """
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            status = os.fstat(fd)
+            key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            found = self._known.get(key)
+            if found is None:
+                found = self._known[key] = inspect_file(file)
+            return found
+
+
+def inspect_file(file: IO[bytes]) -> Executable:
+    """Look at an open ELF file; anything else, and a damaged one, tells nothing."""
+    try:
+        elf = ELFFile(file)
+        go_version = _go_version(elf)
+        return Executable(python=not go_version and _has_python(elf), go_version=go_version)
+    except (ELFError, OSError, ValueError, KeyError, struct.error, UnicodeDecodeError):
+        return Executable()
+
+
+def _has_python(elf: ELFFile) -> bool:
+    for name in (".dynstr", ".strtab"):
+        section = elf.get_section_by_name(name)
+        if section is not None and section["sh_size"] <= _SYMBOL_BYTES_AT_MOST:
+            names = section.data()
+            if any(each in names for each in _PYTHON_SYMBOLS):
+                return True
+    return False
+
+
+def _go_version(elf: ELFFile) -> str:
+    section = elf.get_section_by_name(".go.buildinfo")
+    if section is None or section["sh_size"] > _SYMBOL_BYTES_AT_MOST:
+        return ""
+    blob = section.data()
+    at = blob.find(_GO_MAGIC)
+    if at < 0:
+        return ""
+    # debug/buildinfo: magic (14 bytes), pointer size, flags, and from offset 32 the strings.
+    flags = blob[at + 15] if len(blob) > at + 15 else 0
+    found = _GO_VERSION.search(blob, at + 32) if flags & _GO_INLINE_STRINGS else None
+    return found.group().decode("ascii").strip() if found else "go"

@@ -1,0 +1,45 @@
+"""The coverage ledger: one line a process and cycle, with a reason. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from flamewell_agent.model import Coverage, Process, ProcessKey, WindowResult
+
+
+def account(
+    processes: Sequence[Process],
+    *,
+    results: Iterable[WindowResult],
+    skipped: Iterable[tuple[Process, str]],
+    go: Iterable[Coverage],
+    service_of: Callable[[Process], str],
+) -> list[Coverage]:
+    """Give exactly one line for each process.
+
+    Args:
+        processes: All of the scan.
+        results: Of this cycle's windows.
+        skipped: Processes without a window, with the reason.
+        go: Lines of the Go sampler.
+        service_of: Names a process's service.
+    """
+    lines: dict[ProcessKey, Coverage] = {each.process.key: each for each in go}
+    for process, reason in skipped:
+        word, _, detail = reason.partition(":")
+        lines[process.key] = Coverage(process, service_of(process), "skipped", word, detail.strip())
+    for result in results:
+        process = result.window.process
+        service = service_of(process)
+        if result.failure:
+            line = Coverage(process, service, "failed", result.failure, result.detail)
+        elif not result.samples:
+            line = Coverage(process, service, "sampled", "no_python_on_cpu")
+        else:
+            line = Coverage(process, service, "sampled", f"{result.window.rate_hz}hz")
+        lines[process.key] = line
+    return [
+        lines.get(each.key)
+        or Coverage(each, service_of(each), "skipped", "memory_only", "no profiler for it")
+        for each in processes
+    ]

@@ -1,0 +1,1 @@
+"""What reads a target: one module a source, each behind a one-method seam."""
