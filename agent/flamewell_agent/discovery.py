@@ -24,7 +24,7 @@ _PYTHON_NAME = re.compile(r"python(?:[23](?:\.\d+)?)?(t|d)?(?:-[\w.]+)?$")
 _LIBRARY = re.compile(r"/libpython([23]\.\d+)(t?)[a-z]*\.so")
 _VERSIONED = re.compile(r"python([23]\.\d+)(t?)[a-z]*(?:/|$)")
 _YOUNG_SCANS = 3
-"""A process may exec, or load libpython, soon after its start: it is looked at again this often."""
+"""A process may load libpython soon after its start: a new one is looked at this often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class Discovery:
         self._excluded = excluded
         self._executables = Executables()
         self._known: dict[ProcessKey, _Known] = {}
+        self._scans = 0
         psutil.PROCFS_PATH = str(proc_root)
 
     def scan(self) -> list[Process]:
@@ -73,12 +74,14 @@ class Discovery:
             except ProcessUnreadableError as error:
                 log.debug("pid %d is left out: %s", pid, error)
         self._known = found
+        self._scans += 1
         return [each.process for each in found.values()]
 
     def _up_to_date(self, key: ProcessKey, stat: procfs.Stat) -> _Known:
         known = self._known.get(key)
         if known is None:
-            return _Known(self._look(key, stat), stat.comm, 1)
+            looks = 1 if self._scans else _YOUNG_SCANS
+            return _Known(self._look(key, stat), stat.comm, looks)
         # An exec changes the name and keeps the pid and the start time.
         again = stat.comm != known.comm or (
             known.process.unreadable != "zombie"
