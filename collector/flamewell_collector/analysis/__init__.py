@@ -1,0 +1,1 @@
+"""Pure analysis: arrays in, arrays out; no I/O, no clock, no web."""

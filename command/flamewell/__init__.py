@@ -1,0 +1,3 @@
+"""The small ``flamewell`` command: starts a node's worth of flamewell, and reads from a URL."""
+
+__version__ = "0.1.0"
