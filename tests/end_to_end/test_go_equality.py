@@ -20,23 +20,25 @@ pytestmark = [pytest.mark.go, pytest.mark.slow]
 
 
 def test_self_and_total_equal_go_tool_pprof(tmp_path: Path) -> None:
-    port = free_port()
+    port, pprof_port = free_port(), free_port()
     orders = subprocess.Popen(
-        [build(ORDERS, tmp_path / "orders"), "-listen", f"127.0.0.1:{port}"],
+        [
+            build(ORDERS, tmp_path / "orders"), "-listen", f"127.0.0.1:{port}",
+            "-pprof", f"127.0.0.1:{pprof_port}",
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )
+    )  # fmt: skip
     stop = threading.Event()
     load = threading.Thread(target=drive, args=(port, stop))
     load.start()
     try:
-        raw = run_system(tmp_path, port)
+        expected, shown = run_system(tmp_path, pprof_port)
     finally:
         stop.set()
         load.join()
         orders.kill()
         orders.wait()
-    expected, shown = raw
     assert expected, "go tool pprof showed no function"
     for name, values in expected.items():
         assert shown.get(name) == values, name
@@ -82,7 +84,7 @@ def drive(port: int, stop: threading.Event) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         try:
             while not stop.is_set():
-                connection.request("POST", "/order", b'{"sku": "A-1", "quantity": 3}')
+                connection.request("GET", "/order?lines=20")
                 connection.getresponse().read()
         except (OSError, http.client.HTTPException):
             stop.wait(0.1)
