@@ -35,11 +35,16 @@ class Untold:
 
 
 class CpuAccounts:
-    """CPU time by process. Times are monotonic seconds."""
+    """CPU time by process. Times are monotonic seconds.
 
-    def __init__(self) -> None:
+    Args:
+        since_ticks: When accounting began, in clock ticks after boot: what older processes used
+            before they were first seen is not ours to tell, what younger ones did is.
+    """
+
+    def __init__(self, *, since_ticks: int) -> None:
+        self._since_ticks = since_ticks
         self._accounts: dict[ProcessKey, _Account] = {}
-        self._first_scan = True
 
     def observe(self, readings: Iterable[tuple[Process, int]], now: float) -> list[Untold]:
         """Take the CPU clocks of a scan; gives what processes that ended had not told.
@@ -52,10 +57,10 @@ class CpuAccounts:
         for process, nanos in readings:
             account = self._accounts.pop(process.key, None)
             if account is None:
-                # What ran before the agent did is not ours to tell; what began under its eyes is.
-                told = nanos if self._first_scan else 0
+                older = process.key.start_ticks < self._since_ticks
+                told = nanos if older else 0
                 account = _Account(process, told, told, now, now)
-                account.nanos_per_second = None if self._first_scan else float(nanos)
+                account.nanos_per_second = None if older else float(nanos)
             elif now > account.seen_at:
                 rate = (nanos - account.seen_nanos) / (now - account.seen_at)
                 known = rate if account.nanos_per_second is None else account.nanos_per_second
@@ -68,7 +73,6 @@ class CpuAccounts:
             if each.seen_nanos > each.told_nanos
         ]
         self._accounts = alive
-        self._first_scan = False
         return ended
 
     def nanos_per_second(self, key: ProcessKey) -> float:
@@ -76,18 +80,18 @@ class CpuAccounts:
         account = self._accounts.get(key)
         return (account.nanos_per_second if account else None) or 0.0
 
-    def settle(self, key: ProcessKey, nanos: int | None, now: float) -> int:
+    def settle(self, key: ProcessKey, nanos: int, now: float) -> int:
         """Give the CPU time to tell with a window that just ended, and count it as told.
 
         Args:
             key: Whose.
-            nanos: The CPU clock now; None where the process has ended.
+            nanos: The CPU clock when the window ended.
             now: When.
         """
         account = self._accounts.get(key)
         if account is None:
             return 0
-        latest = account.seen_nanos if nanos is None else max(nanos, account.seen_nanos)
+        latest = max(nanos, account.seen_nanos, account.told_nanos)
         untold = latest - account.told_nanos
         account.told_nanos, account.told_at = latest, now
         return untold
@@ -100,5 +104,6 @@ class CpuAccounts:
                 untold = account.seen_nanos - account.told_nanos
                 if untold > 0:
                     found.append(Untold(account.process, untold, now - account.told_at))
-                account.told_nanos, account.told_at = account.seen_nanos, now
+                account.told_nanos = max(account.told_nanos, account.seen_nanos)
+                account.told_at = now
         return found

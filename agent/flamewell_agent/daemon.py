@@ -11,12 +11,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from flamewell_agent import governor, ledger, otlp, weighting
 from flamewell_agent.accounts import CpuAccounts, Untold
-from flamewell_agent.cpu_clock import process_cpu_nanos
+from flamewell_agent.cpu_clock import process_cpu_nanos, ticks_since_boot
 from flamewell_agent.discovery import Discovery
 from flamewell_agent.governor import Decision
 from flamewell_agent.identity.host import Identity
@@ -110,6 +110,23 @@ class Policy:
     max_rate_hz: int
 
 
+@dataclass(slots=True)
+class _Target:
+    """What is remembered of a Python process from cycle to cycle."""
+
+    waited_cycles: int = 0
+    cost: governor.Cost | None = None
+    evidence: weighting.Evidence | None = None
+    setback: governor.Setback | None = None
+
+    def rest(self) -> str:
+        """Give why it is left alone in this cycle, empty where it is not."""
+        if self.setback is None or self.setback.cycles_left == 0:
+            return ""
+        self.setback = replace(self.setback, cycles_left=self.setback.cycles_left - 1)
+        return self.setback.reason
+
+
 class Agent:
     """One node's agent."""
 
@@ -127,10 +144,10 @@ class Agent:
         self._own_pid = own_pid
         self._cpu_seconds = cpu_seconds
         self._uniform = uniform
-        self._accounts = CpuAccounts()
+        self._accounts = CpuAccounts(since_ticks=ticks_since_boot())
         self._budget = governor.Budget(policy.overhead_budget, policy.cores)
-        self._costs: dict[ProcessKey, governor.Cost] = {}
-        self._waited: dict[ProcessKey, int] = {}
+        self._targets: dict[ProcessKey, _Target] = {}
+        self._processes: Sequence[Process] = ()
         self._own_cpu_per_second = _FIRST_OWN_CPU_SECONDS / policy.cycle_seconds
         self._sequence = 0
         stages.metrics.set_budget(policy.overhead_budget)
@@ -150,26 +167,29 @@ class Agent:
         """Look, decide, sample, account, spool."""
         began, began_unix_nanos = time.monotonic(), time.time_ns()
         stages = self._stages
-        processes = self._stage("discovery", stages.discovery.scan) or []
-        self._stage("identity", lambda: stages.identity.keep_only(processes))
+        # A scan that fails must not look as if all processes had ended.
+        processes = self._processes = self._stage("discovery", stages.discovery.scan) or (
+            self._processes
+        )
         self._stage("go", lambda: stages.go.observe(processes))
         profiles = self._stage("memory", lambda: self._read_memory(processes)) or []
-        ended = self._stage("accounts", lambda: self._observe_cpu(processes)) or []
-        profiles += self._unsampled(ended, began_unix_nanos)
+        profiles += self._stage("accounts", lambda: self._observe(processes)) or []
+        # After the accounts, which name processes that have ended: they can't be looked at again.
+        self._stage("identity", lambda: stages.identity.keep_only(processes))
         decision = self._stage("governor", lambda: self._decide(processes, seconds)) or Decision()
         results = self._stage("python", lambda: stages.python.run(decision.windows, stop)) or []
         profiles += self._stage("weighting", lambda: self._weigh(results, began_unix_nanos)) or []
         stop.wait(max(0.0, began + seconds - time.monotonic()))
-        profiles += self._unsampled(self._accounts.overdue(time.monotonic()), began_unix_nanos)
+        profiles += self._stage("overdue", self._tell_overdue) or []
         profiles += self._stage("go", stages.go.drain) or []
         coverage = self._stage("ledger", lambda: self._cover(processes, decision, results)) or []
         self._stage("spool", lambda: self._spool(profiles))
         stages.metrics.publish(coverage)
-        self._learn(decision, results, time.monotonic() - began)
+        self._stage("learn", lambda: self._learn(results, time.monotonic() - began))
         return coverage
 
     def _prime(self) -> None:
-        self._observe_cpu(self._stages.discovery.scan())
+        self._observe(self._stages.discovery.scan())
 
     def _read_memory(self, processes: Sequence[Process]) -> list[Profile]:
         now = time.time_ns()
@@ -180,29 +200,34 @@ class Agent:
                 readings.setdefault(self._stages.identity.resource(process), []).append(reading)
         return memory_profiles(readings, now)
 
-    def _observe_cpu(self, processes: Sequence[Process]) -> list[Untold]:
+    def _observe(self, processes: Sequence[Process]) -> list[Profile]:
+        """Read the CPU clocks; gives what processes that have ended used and had not told."""
         readings = []
         for process in processes:
             if process.runtime == "cpython":
                 nanos = process_cpu_nanos(process.key.pid)
                 if nanos is not None:
                     readings.append((process, nanos))
-        return self._accounts.observe(readings, time.monotonic())
+        ended = self._accounts.observe(readings, time.monotonic())
+        return self._unsampled(ended)
 
     def _decide(self, processes: Sequence[Process], seconds: int) -> Decision:
         candidates, excluded = [], []
+        targets: dict[ProcessKey, _Target] = {}
         for process in processes:
             # The agent waits in C while its windows run: a window on itself would find nothing.
             own = process.key.pid == self._own_pid
             reason = "agent_itself" if own else weighting.can_be_sampled(process)
             if not reason:
-                key = process.key
+                target = self._targets.get(process.key) or _Target()
+                targets[process.key] = target
                 candidates.append(
                     governor.Candidate(
                         process,
-                        self._accounts.nanos_per_second(key),
-                        self._waited.get(key, 0),
-                        self._costs.get(key),
+                        self._accounts.nanos_per_second(process.key),
+                        target.waited_cycles,
+                        target.cost,
+                        target.rest(),
                     )
                 )
             elif process.runtime == "cpython":
@@ -219,38 +244,45 @@ class Agent:
             )
         )
         chosen = {each.process.key for each in decision.windows}
-        self._waited = {
-            each.process.key: 0 if each.process.key in chosen else each.waited_cycles + 1
-            for each in candidates
-        }
+        for key, target in targets.items():
+            target.waited_cycles = 0 if key in chosen else target.waited_cycles + 1
+        self._targets = targets
         return Decision(decision.windows, (*decision.skipped, *excluded))
 
     def _weigh(self, results: Sequence[WindowResult], start_unix_nanos: int) -> list[Profile]:
-        """Make profiles of windows; a failed one leaves its CPU time to the next."""
+        """Make profiles of windows; one that tells nothing leaves its CPU time to the next."""
         metrics = self._stages.metrics
         profiles: list[Profile] = []
         for result in results:
             process = result.window.process
             metrics.add_samples("cpython", "ok", sum(count for _, count in result.samples))
             metrics.add_samples("cpython", "error", result.errors)
-            if not result.failure:
-                cpu_nanos = self._accounts.settle(
-                    process.key, process_cpu_nanos(process.key.pid), time.monotonic()
-                )
+            if result.failure:
+                continue
+            target = self._targets[process.key]
+            target.evidence = weighting.add_evidence(target.evidence, result)
+            if weighting.can_be_told(result, target.evidence):
                 profiles += weighting.cpu_profiles(
                     result,
                     self._stages.identity.resource(process),
-                    cpu_nanos=cpu_nanos,
+                    cpu_nanos=self._accounts.settle(
+                        process.key, result.target_clock_nanos, time.monotonic()
+                    ),
+                    python_share=target.evidence.python_share,
                     start_unix_nanos=start_unix_nanos,
                 )
         return profiles
 
-    def _unsampled(self, untold: Iterable[Untold], start_unix_nanos: int) -> list[Profile]:
+    def _tell_overdue(self) -> list[Profile]:
+        return self._unsampled(self._accounts.overdue(time.monotonic()))
+
+    def _unsampled(self, untold: Iterable[Untold]) -> list[Profile]:
+        now = time.time_ns()
         return [
             weighting.unsampled_profile(
                 self._stages.identity.resource(each.process),
                 cpu_nanos=each.cpu_nanos,
-                start_unix_nanos=start_unix_nanos,
+                start_unix_nanos=now - int(each.seconds * _NANOS),
                 duration_nanos=int(each.seconds * _NANOS),
             )
             for each in untold
@@ -276,15 +308,15 @@ class Agent:
             batch = Batch(self._sequence, tuple(profiles))
             self._stages.outbox.put(otlp.encode(batch, agent_id=self._policy.agent_id))
 
-    def _learn(
-        self, decision: Decision, results: Sequence[WindowResult], wall_seconds: float
-    ) -> None:
+    def _learn(self, results: Sequence[WindowResult], wall_seconds: float) -> None:
         """Note what the cycle has cost, for the next decision and for the metrics."""
-        alive = {each.process.key for each in decision.windows} | set(self._waited)
-        self._costs = {key: cost for key, cost in self._costs.items() if key in alive}
         for result in results:
-            key = result.window.process.key
-            self._costs[key] = governor.learn(self._costs.get(key), result)
+            target = self._targets[result.window.process.key]
+            if result.failure:
+                target.setback = governor.set_back(target.setback, result.failure)
+            else:
+                target.setback = None
+                target.cost = governor.learn(target.cost, result)
         before = self._budget.last_cpu_seconds
         self._budget.record(time.monotonic(), self._cpu_seconds())
         windows_cpu = sum(each.cpu_seconds for each in results)

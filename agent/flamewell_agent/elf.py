@@ -6,12 +6,16 @@ import os
 import re
 import struct
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, cast
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-_SYMBOL_BYTES_AT_MOST = 64 << 20
+_SECTION_BYTES_AT_MOST = 64 << 20
+_READ_AT_MOST = 160 << 20
+"""Three sections and the tables: what a file may have us read, whatever its headers claim."""
+_SECTIONS_AT_MOST = 4096
+_FILES_KNOWN_AT_MOST = 10_000
 _PYTHON_SYMBOLS = (b"\0_PyRuntime\0", b"\0_PyThreadState_Current\0", b"\0Py_BytesMain\0")
 """3.7 and newer have _PyRuntime; 2.7 to 3.6 _PyThreadState_Current."""
 _GO_MAGIC = b"\xff Go buildinf:"
@@ -51,14 +55,42 @@ class Executables:
             key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             found = self._known.get(key)
             if found is None:
+                if len(self._known) >= _FILES_KNOWN_AT_MOST:
+                    self._known.clear()
                 found = self._known[key] = inspect_file(file)
             return found
+
+
+class _Bounded:
+    """A file that gives no more than so many bytes over all reads; just what ELFFile needs."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left = _READ_AT_MOST
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as a file does.
+
+        Raises:
+            ValueError: It was too much in all.
+        """
+        if size > self._left:
+            raise ValueError("the file claims to hold too much")
+        content = self._file.read(size if size >= 0 else self._left + 1)
+        self._left -= len(content)
+        if self._left < 0:
+            raise ValueError("the file holds too much")
+        return content
 
 
 def inspect_file(file: IO[bytes]) -> Executable:
     """Look at an open ELF file; anything else, and a damaged one, tells nothing."""
     try:
-        elf = ELFFile(file)
+        elf = ELFFile(cast("IO[bytes]", _Bounded(file)))
+        if elf.num_sections() > _SECTIONS_AT_MOST:
+            return Executable()
         go_version = _go_version(elf)
         return Executable(python=not go_version and _has_python(elf), go_version=go_version)
     except (ELFError, OSError, ValueError, KeyError, struct.error, UnicodeDecodeError):
@@ -68,7 +100,7 @@ def inspect_file(file: IO[bytes]) -> Executable:
 def _has_python(elf: ELFFile) -> bool:
     for name in (".dynstr", ".strtab"):
         section = elf.get_section_by_name(name)
-        if section is not None and section["sh_size"] <= _SYMBOL_BYTES_AT_MOST:
+        if section is not None and section["sh_size"] <= _SECTION_BYTES_AT_MOST:
             names = section.data()
             if any(each in names for each in _PYTHON_SYMBOLS):
                 return True
@@ -77,7 +109,7 @@ def _has_python(elf: ELFFile) -> bool:
 
 def _go_version(elf: ELFFile) -> str:
     section = elf.get_section_by_name(".go.buildinfo")
-    if section is None or section["sh_size"] > _SYMBOL_BYTES_AT_MOST:
+    if section is None or section["sh_size"] > _SECTION_BYTES_AT_MOST:
         return ""
     blob = section.data()
     at = blob.find(_GO_MAGIC)

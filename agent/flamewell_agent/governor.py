@@ -29,6 +29,7 @@ HEADROOM = 0.85
 """Predictions are right on average; this share of the allowance leaves room for those that are
 not, so that the ceiling holds."""
 _SMOOTHING = 0.3
+_REST_CYCLES_AT_MOST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,29 @@ class Candidate:
         cpu_nanos_per_second: What it used lately.
         waited_cycles: Cycles since its last window (since it was first seen, where none was).
         cost: What its windows cost, None before the first.
+        resting: Why its last windows failed, where it is left alone for a while; else empty.
     """
 
     process: Process
     cpu_nanos_per_second: float
     waited_cycles: int
     cost: Cost | None = None
+    resting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """Windows of a target that failed one after the other.
+
+    Attributes:
+        times: How many.
+        cycles_left: For how many cycles it is left alone: an attempt costs what a window does.
+        reason: Of the last.
+    """
+
+    times: int
+    cycles_left: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +118,15 @@ def decide(inputs: Inputs) -> Decision:
     Whom: those that use most CPU and have waited longest (CPU times cycles waited). A process that
     is not chosen loses nothing but detail: its CPU time is carried to its next window.
     """
-    skipped = [
-        (each.process, "idle")
-        for each in inputs.candidates
-        if each.cpu_nanos_per_second < IDLE_NANOS_PER_SECOND
-    ]
-    busy = [c for c in inputs.candidates if c.cpu_nanos_per_second >= IDLE_NANOS_PER_SECOND]
+    busy: list[Candidate] = []
+    skipped: list[tuple[Process, str]] = []
+    for each in inputs.candidates:
+        if each.resting:
+            skipped.append((each.process, f"backing_off: {each.resting}"))
+        elif each.cpu_nanos_per_second < IDLE_NANOS_PER_SECOND:
+            skipped.append((each.process, "idle"))
+        else:
+            busy.append(each)
     count = len(busy)
     order = sorted(
         enumerate(busy),
@@ -171,6 +192,12 @@ def learn(known: Cost | None, result: WindowResult) -> Cost:
     )
     # At once where it was dearer than thought: the ceiling comes before the mean.
     return Cost(ATTACH_CPU_SECONDS, max(sample, seen))
+
+
+def set_back(known: Setback | None, reason: str) -> Setback:
+    """Leave a target alone for twice as long as after its last failure."""
+    times = known.times + 1 if known else 1
+    return Setback(times, min(2**times, _REST_CYCLES_AT_MOST), reason)
 
 
 @dataclass(slots=True)

@@ -38,8 +38,11 @@ def account(
         else:
             line = Coverage(process, service, "sampled", f"{result.window.rate_hz}hz")
         lines[process.key] = line
-    return [
-        lines.get(each.key)
-        or Coverage(each, service_of(each), "skipped", "memory_only", "no profiler for it")
-        for each in processes
-    ]
+    return [lines.get(each.key) or _unprofiled(each, service_of(each)) for each in processes]
+
+
+def _unprofiled(process: Process, service: str) -> Coverage:
+    word, _, detail = process.unreadable.partition(":")
+    if word:
+        return Coverage(process, service, "skipped", word, detail.strip())
+    return Coverage(process, service, "skipped", "memory_only", "no profiler for it")

@@ -132,6 +132,8 @@ class WindowResult:
         cpu_seconds: What the sampler child itself used (user + system, os.wait4).
         wall_seconds: How long it ran.
         target_cpu_nanos: CPU that the target used meanwhile.
+        target_clock_nanos: The target's CPU clock at the end; reckoned from what was seen where
+            the target ended first.
         failure: A coverage reason where nothing usable came back, empty otherwise.
         detail: The sampler's own words on a failure.
     """
@@ -143,6 +145,7 @@ class WindowResult:
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
     target_cpu_nanos: int = 0
+    target_clock_nanos: int = 0
     failure: str = ""
     detail: str = ""
 

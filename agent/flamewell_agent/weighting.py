@@ -6,32 +6,79 @@ profiles of a window add up to exactly the CPU time that they were given.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from flamewell_agent.model import Frame, Process, Profile, Resource, Stack, WindowResult
 from flamewell_wire.attributes import NATIVE_FRAME, UNSAMPLED_FRAME
 from flamewell_wire.profile_types import CPU
 
 NATIVE_STACK: Stack = (Frame(NATIVE_FRAME),)
 UNSAMPLED_STACK: Stack = (Frame(UNSAMPLED_FRAME),)
+LOOKS_THAT_TELL = 20.0
+"""CPU time worth fewer looks than this says nothing about native code: chance alone would show a
+fifth of it as native."""
+LOOKS_REMEMBERED = 400.0
+"""Worth of evidence: the noise of a share is then 5 points at most; one busy window has more."""
 _NANOS = 1_000_000_000
 
 
-def python_share(result: WindowResult) -> float:
-    """Give the share of the target's CPU time in the window that was Python's, 0 to 1.
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the last windows of a process say about its native code.
 
-    Each look that found the GIL held stands for one sampling interval of wall time; more than the
-    CPU time that was used can't have been Python's (a holder may wait for a core).
+    Attributes:
+        held_nanos: Time for which looks found the GIL held.
+        cpu_nanos: CPU time that was used meanwhile.
+        looks: How many looks would have found the GIL held, had all of it been Python's.
     """
+
+    held_nanos: float = 0.0
+    cpu_nanos: float = 0.0
+    looks: float = 0.0
+
+    @property
+    def python_share(self) -> float:
+        """Share of the CPU time that is Python's, 0 to 1; 1 as long as little is known.
+
+        Each look that found the GIL held stands for one sampling interval of wall time; more than
+        the CPU time that was used can't have been Python's (a holder may wait for a core).
+        """
+        if self.looks < LOOKS_THAT_TELL:
+            return 1.0
+        return min(1.0, self.held_nanos / self.cpu_nanos)
+
+
+def add_evidence(known: Evidence | None, result: WindowResult) -> Evidence:
+    """Take a window into account; what is known fades as far as the window knows better."""
+    interval_nanos = _NANOS * max(
+        1 / result.window.rate_hz, result.wall_seconds / max(result.intervals, 1)
+    )
+    looks = result.target_cpu_nanos / interval_nanos
+    keep = max(0.0, 1 - looks / LOOKS_REMEMBERED)
+    before = known or Evidence()
     held = sum(count for _, count in result.samples) + result.errors
-    if held == 0:
-        return 0.0
-    if result.target_cpu_nanos <= 0:
-        return 1.0
-    interval = max(1 / result.window.rate_hz, result.wall_seconds / max(result.intervals, 1))
-    return min(1.0, held * interval * _NANOS / result.target_cpu_nanos)
+    return Evidence(
+        before.held_nanos * keep + held * interval_nanos,
+        before.cpu_nanos * keep + result.target_cpu_nanos,
+        before.looks * keep + looks,
+    )
+
+
+def can_be_told(result: WindowResult, evidence: Evidence) -> bool:
+    """Tell whether a window says where CPU time went; if not, it is carried to the next one.
+
+    A window without a sample says so only of a process that is known to hold no GIL.
+    """
+    return bool(result.samples) or evidence.python_share == 0.0
 
 
 def cpu_profiles(
-    result: WindowResult, resource: Resource, *, cpu_nanos: int, start_unix_nanos: int
+    result: WindowResult,
+    resource: Resource,
+    *,
+    cpu_nanos: int,
+    python_share: float,
+    start_unix_nanos: int,
 ) -> list[Profile]:
     """Divide CPU time among a window's stacks.
 
@@ -40,6 +87,7 @@ def cpu_profiles(
         resource: Whose it is.
         cpu_nanos: What the process used since its CPU time was last accounted for; more than the
             window's own where cycles without a window came before.
+        python_share: How much of it is Python's, 0 to 1.
         start_unix_nanos: When the window began.
 
     Returns:
@@ -47,29 +95,22 @@ def cpu_profiles(
         one of amounts for the rest: native time, and the remainder of the division.
     """
     counted = sum(count for _, count in result.samples)
-    python_nanos = int(cpu_nanos * python_share(result)) if counted else 0
+    python_nanos = round(cpu_nanos * python_share) if counted else 0
     period = python_nanos // counted if counted else 0
-    duration = int(result.wall_seconds * _NANOS)
-    profiles = []
-    rest = cpu_nanos - period * counted
-    if period:
-        profiles.append(
-            Profile(resource, CPU.id, start_unix_nanos, duration, period, result.samples)
-        )
+    remainder = python_nanos - period * counted
     amounts: list[tuple[Stack, int]] = []
-    native_nanos = cpu_nanos - python_nanos
-    remainder = rest - native_nanos
-    if remainder and period:
+    if remainder:
         # Less than one ns a sample: it goes to the stack that was seen most.
-        top = max(result.samples, key=lambda sample: sample[1])[0]
-        amounts.append((top, remainder))
-    elif remainder:
-        native_nanos += remainder
-    if native_nanos:
-        amounts.append((NATIVE_STACK, native_nanos))
-    if amounts:
-        profiles.append(Profile(resource, CPU.id, start_unix_nanos, duration, 1, tuple(amounts)))
-    return profiles
+        amounts.append((max(result.samples, key=lambda sample: sample[1])[0], remainder))
+    if cpu_nanos > python_nanos:
+        amounts.append((NATIVE_STACK, cpu_nanos - python_nanos))
+    duration = int(result.wall_seconds * _NANOS)
+    parts = ((period, result.samples), (1, tuple(amounts)))
+    return [
+        Profile(resource, CPU.id, start_unix_nanos, duration, each_stands_for, samples)
+        for each_stands_for, samples in parts
+        if each_stands_for and samples
+    ]
 
 
 def unsampled_profile(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from flamewell_agent import procfs
@@ -45,7 +45,7 @@ class Identity:
         """Give the service name of a process."""
         return dict(self.resource(process).attributes)[SERVICE_NAME]
 
-    def keep_only(self, processes: list[Process]) -> None:
+    def keep_only(self, processes: Iterable[Process]) -> None:
         """Forget processes that are gone."""
         alive = set(processes)
         self._known = {each: found for each, found in self._known.items() if each in alive}

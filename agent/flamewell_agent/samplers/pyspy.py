@@ -29,6 +29,7 @@ and this slack it is ended with SIGINT, which keeps the data (SIGTERM would lose
 _KILL_AFTER_SECONDS = 3.0
 _STOP_LOOK_SECONDS = 0.5
 _OUTPUT_AT_MOST = 32 << 20
+_NANOS = 1_000_000_000
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,15 +40,14 @@ def find_py_spy(configured: str = "") -> str:
     Raises:
         SamplerError: There is none.
     """
+    if configured:
+        if not os.access(configured, os.X_OK):
+            raise SamplerError(f"py_spy names {configured}, which is no program that can be run")
+        return configured
     ours = Path(sysconfig.get_path("scripts")) / "py-spy"
-    for candidate in (configured, str(ours)):
-        if candidate and os.access(candidate, os.X_OK):
-            return candidate
-    found = None if configured else shutil.which("py-spy")
+    found = str(ours) if os.access(ours, os.X_OK) else shutil.which("py-spy")
     if not found:
-        raise SamplerError(
-            f"py-spy is not at {configured or ours}: pip install py-spy, or set py_spy to its path"
-        )
+        raise SamplerError(f"py-spy is not at {ours}: pip install py-spy, or set py_spy to it")
     return found
 
 
@@ -78,7 +78,6 @@ class PySpy:
         self._executable = executable
         self._work_dir = work_dir
         self._children: set[int] = set()
-        self._cpu_seconds = 0.0
         shutil.rmtree(work_dir, ignore_errors=True)
         work_dir.mkdir(parents=True, mode=0o700)
 
@@ -131,8 +130,13 @@ class PySpy:
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, takes no lock
             )
         began = time.monotonic()
+        try:
+            pidfd = os.pidfd_open(child.pid)
+        except OSError:  # no descriptors left: nobody would ever hear of the child again
+            child.kill()
+            child.wait()
+            raise
         self._children.add(child.pid)
-        pidfd = os.pidfd_open(child.pid)
         deadline = began + window.seconds + _SLACK_SECONDS
         return _Run(window, child, pidfd, raw, said, began, cpu_nanos, deadline)
 
@@ -160,7 +164,6 @@ class PySpy:
         os.close(run.pidfd)
         self._children.discard(run.child.pid)
         wall_seconds = time.monotonic() - run.began
-        cpu_after = process_cpu_nanos(run.window.process.key.pid)
         said, raw = _take(run.said), _take(run.raw)
         result = WindowResult(
             run.window,
@@ -173,19 +176,21 @@ class PySpy:
                 failure, detail = "sampler_hung", "it did not end when asked to"
             return replace(result, failure=failure, detail=detail)
         samples, errors = pyspy_output.parse_summary(said) or (0, 0)
-        cpu_nanos = (
-            cpu_after - run.target_cpu_nanos
-            if cpu_after is not None and run.target_cpu_nanos is not None
-            else 0
-        )
-        ended = pyspy_output.target_ended(said) and not samples
+        ended = pyspy_output.target_ended(said)
+        before = run.target_cpu_nanos or 0
+        # The pid of a target that ended may be another's by now; its samples held the GIL for
+        # about an interval each.
+        after = None if ended else process_cpu_nanos(run.window.process.key.pid)
+        if after is None:
+            after = before + (samples + errors) * _NANOS // run.window.rate_hz
         return replace(
             result,
             samples=tuple(pyspy_output.parse_raw(raw).items()),
             intervals=_intervals(run, samples + errors, wall_seconds, said),
             errors=errors,
-            target_cpu_nanos=max(0, cpu_nanos),
-            failure="process_ended" if ended else "",
+            target_cpu_nanos=max(0, after - before),
+            target_clock_nanos=after,
+            failure="process_ended" if ended and not samples else "",
         )
 
 

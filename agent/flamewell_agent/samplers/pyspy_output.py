@@ -9,9 +9,11 @@ from flamewell_agent.model import Frame, Stack
 
 _SUMMARY = re.compile(r"Samples: (\d+) Errors: (\d+)")
 _EXITED = "process exited"
-_FRAME = re.compile(r"(.+?) \((.*?)(?::(\d+))?\)", re.DOTALL)
-_COUNTED = re.compile(r"(.*) (\d+)", re.DOTALL)
+_BEGUN = "Sampling process"
 _LINE_AT_MOST = 2**31 - 1
+_COUNT_AT_MOST = 2**32 - 1
+_DIGITS = 12
+"""Longer numbers are nonsense, and int() of a very long one is slow."""
 
 _REASONS: tuple[tuple[str, str], ...] = (
     ("permission denied", "not_permitted"),
@@ -31,18 +33,20 @@ def parse_raw(text: str) -> dict[Stack, int]:
     """Read ``frame;frame;… count`` lines (root first) into stacks (leaf first) and counts.
 
     Names are not escaped by py-spy: the count is split from the right, pieces are joined until
-    they look like a frame, and a line that has no count belongs to the next one.
+    they look like a frame, and a line that has no count belongs to the next one. Each byte is
+    looked at a bounded number of times, whatever a target calls its functions.
     """
     stacks: dict[Stack, int] = {}
-    pending = ""
+    pending: list[str] = []
     for line in text.split("\n"):
-        counted = _COUNTED.fullmatch(pending + line)
-        if counted is None or not counted.group(1).endswith(")"):
-            pending = f"{pending}{line}\n" if pending or line else ""
+        frames, _, count = line.rpartition(" ")
+        if not (frames.endswith(")") and count.isascii() and count.isdecimal()):
+            pending.append(line)
             continue
-        pending = ""
-        stack = tuple(reversed(list(_frames(counted.group(1)))))
-        stacks[stack] = stacks.get(stack, 0) + int(counted.group(2))
+        joined = "\n".join((*pending, frames))
+        pending.clear()
+        stack = tuple(reversed(list(_frames(joined))))
+        stacks[stack] = stacks.get(stack, 0) + min(int(count[:_DIGITS]), _COUNT_AT_MOST)
     return stacks
 
 
@@ -63,6 +67,9 @@ def failure_reason(text: str) -> tuple[str, str]:
     # The first line says what failed, the cause below it says why: that is more exact.
     cause = text.partition("Caused by:")[2].partition("Stack backtrace")[0]
     said = " ".join((text.partition("Stack backtrace")[0]).split())[:300]
+    if _BEGUN in text:
+        # It had attached: what failed later was the writing of its file, not the target.
+        return "sampler_failed", said
     for searched in (cause.lower(), lowered):
         for words, reason in _REASONS:
             if searched and words in searched:
@@ -71,14 +78,22 @@ def failure_reason(text: str) -> tuple[str, str]:
 
 
 def _frames(joined: str) -> Iterator[Frame]:
-    piece = ""
+    pieces: list[str] = []
+    named = False
     for part in joined.split(";"):
-        piece = f"{piece};{part}" if piece else part
-        found = _FRAME.fullmatch(piece)
-        if found:
-            yield Frame(
-                found.group(1), found.group(2), min(int(found.group(3) or 0), _LINE_AT_MOST)
-            )
-            piece = ""
-    if piece:
-        yield Frame(piece)
+        pieces.append(part)
+        named = named or " (" in part
+        if named and part.endswith(")"):
+            yield _frame(";".join(pieces))
+            pieces, named = [], False
+    if pieces:
+        yield Frame(";".join(pieces))
+
+
+def _frame(text: str) -> Frame:
+    """Read ``function (file:line)``; the line is absent where py-spy does not know it."""
+    function, _, place = text.removesuffix(")").partition(" (")
+    file, _, line = place.rpartition(":")
+    if file and line.isascii() and line.isdecimal():
+        return Frame(function, file, min(int(line[:_DIGITS]), _LINE_AT_MOST))
+    return Frame(function, place)

@@ -1,0 +1,290 @@
+"""What would work on this node and what would not, each with how to mend it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import urllib3
+
+from flamewell_agent.config import AgentConfig, parse_go_endpoint
+from flamewell_agent.errors import EndpointError, SamplerError
+from flamewell_agent.samplers.go_fetch import PprofClient
+from flamewell_agent.samplers.pyspy import find_py_spy
+
+_CAP_DAC_READ_SEARCH, _CAP_SYS_PTRACE = 2, 19
+_INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of the kernel
+_TIMEOUT_SECONDS = 10.0
+_LOW_DISK_RATIO = 2.0
+# The kernel keeps this many values for kernel.yama.ptrace_scope; 3 forbids reading altogether.
+_YAMA_DESCENDANTS, _YAMA_ADMIN, _YAMA_NONE = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        name: What was looked at.
+        status: ``ok``; ``warn``: works in part; ``fail``: the agent cannot do its work.
+        detail: What was seen.
+        mend: What to do about it, empty where nothing.
+    """
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    mend: str = ""
+
+
+def run_checks(config: AgentConfig) -> Iterator[Check]:
+    """Look at everything, one finding after the other."""
+    status = _read(Path("/proc/self/status"))
+    capabilities = parse_capabilities(status)
+    yama = _read(Path("/proc/sys/kernel/yama/ptrace_scope")).strip()
+    yield check_kernel(platform.system(), platform.release())
+    yield check_ptrace(capabilities, int(yama) if yama.isdecimal() else 0, own_uid=os.geteuid())
+    yield check_other_users(capabilities)
+    yield check_hidepid(_read(Path("/proc/self/mounts")), config.proc_root, capabilities)
+    yield check_pid_namespace(config.proc_root)
+    yield check_py_spy(config.py_spy)
+    yield check_state_dir(Path(config.state_dir), config.spool_max_bytes)
+    for url in config.collector_url:
+        yield check_collector(url, config)
+    yield check_credentials(config)
+    for text in config.go_endpoints:
+        yield check_go_endpoint(text)
+    if config.metrics_address is not None:
+        yield check_listen(config.metrics_address)
+
+
+def check_kernel(system: str, release: str) -> Check:
+    """Look at the operating system. Pure."""
+    if system != "Linux":
+        return Check("kernel", "fail", system, "run the agent on Linux")
+    return Check("kernel", "ok", f"Linux {release}")
+
+
+def check_ptrace(capabilities: int, yama_scope: int, *, own_uid: int) -> Check:
+    """Tell whose memory may be read, by CAP_SYS_PTRACE and yama. Pure."""
+    name = "reading processes"
+    if yama_scope >= _YAMA_NONE:
+        return Check(
+            name,
+            "fail",
+            "kernel.yama.ptrace_scope is 3: no process may read another",
+            "set kernel.yama.ptrace_scope to 2 or less and restart the node",
+        )
+    if capabilities >> _CAP_SYS_PTRACE & 1:
+        return Check(name, "ok", "CAP_SYS_PTRACE is there")
+    mend = "run as root, or give the agent and py-spy the capability SYS_PTRACE"
+    if yama_scope >= _YAMA_ADMIN:
+        return Check(name, "fail", f"no CAP_SYS_PTRACE, ptrace_scope is {yama_scope}", mend)
+    if yama_scope == _YAMA_DESCENDANTS:
+        return Check(name, "warn", "only processes that name the agent as their tracer", mend)
+    return Check(name, "warn", f"only processes of uid {own_uid}", mend)
+
+
+def check_other_users(capabilities: int) -> Check:
+    """Tell whether other users' files below /proc can be read. Pure."""
+    if capabilities >> _CAP_DAC_READ_SEARCH & 1:
+        return Check("other users' files", "ok", "CAP_DAC_READ_SEARCH is there")
+    return Check(
+        "other users' files",
+        "warn",
+        "no CAP_DAC_READ_SEARCH: interpreters in closed directories and sockets stay unknown",
+        "give the agent and py-spy the capability DAC_READ_SEARCH",
+    )
+
+
+def check_hidepid(mounts: str, proc_root: str, capabilities: int) -> Check:
+    """Tell whether /proc hides other users' processes. Pure."""
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) > 3 and fields[1] == proc_root and fields[2] == "proc":  # noqa: PLR2004 - device, where, type, options
+            options = fields[3].split(",")
+            hidden = [each for each in options if each.startswith("hidepid=")]
+            if hidden and hidden[-1] not in {"hidepid=0", "hidepid=off"}:
+                if capabilities >> _CAP_SYS_PTRACE & 1:
+                    return Check("hidepid", "ok", f"{hidden[-1]}, lifted by CAP_SYS_PTRACE")
+                return Check(
+                    "hidepid",
+                    "fail",
+                    f"{proc_root} is mounted with {hidden[-1]}: other users' processes are hidden",
+                    "give CAP_SYS_PTRACE, or the group of the mount option gid=",
+                )
+    return Check("hidepid", "ok", f"{proc_root} hides nothing")
+
+
+def check_pid_namespace(proc_root: str) -> Check:
+    """Tell whether all of the node's processes are in sight."""
+    try:
+        namespace = str((Path(proc_root) / "self/ns/pid").readlink())
+    except OSError as error:
+        return Check("processes in sight", "fail", str(error), "mount /proc, or set proc_root")
+    if namespace == _INITIAL_PID_NAMESPACE:
+        return Check("processes in sight", "ok", "all of the node's")
+    return Check(
+        "processes in sight",
+        "warn",
+        f"those of the agent's own PID namespace ({namespace})",
+        "start the agent's container with the host's PID namespace (hostPID: true)",
+    )
+
+
+def check_py_spy(configured: str) -> Check:
+    """Read a Python process with py-spy, as sampling does."""
+    mend = "pip install 'flamewell[agent]', or set py_spy to the program"
+    try:
+        program = find_py_spy(configured)
+    except SamplerError as error:
+        return Check("py-spy", "fail", str(error), mend)
+    target = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert target.stdout is not None  # noqa: S101 - for the type checker; it is a pipe
+        target.stdout.readline()
+        result = subprocess.run(
+            [program, "dump", "--nonblocking", "--pid", str(target.pid)],
+            capture_output=True,
+            timeout=_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check("py-spy", "fail", f"{program} does not run: {error}", mend)
+    finally:
+        target.kill()
+        target.communicate()
+    if result.returncode != 0:
+        said = result.stderr.decode("utf-8", "replace").strip().splitlines()
+        return Check(
+            "py-spy",
+            "fail",
+            f"{program} cannot read a child: {said[0] if said else result.returncode}",
+            "a seccomp profile may forbid process_vm_readv; allow it, or use RuntimeDefault",
+        )
+    return Check("py-spy", "ok", f"{program} reads a Python process")
+
+
+def check_state_dir(directory: Path, spool_max_bytes: int) -> Check:
+    """Write a file where unsent batches wait, and compare the free space."""
+    name = "state directory"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=directory):
+            free = shutil.disk_usage(directory).free
+    except OSError as error:
+        return Check(name, "fail", str(error), "set state_dir to a directory that can be written")
+    if free < spool_max_bytes * _LOW_DISK_RATIO:
+        return Check(
+            name,
+            "warn",
+            f"{directory}: {free >> 20} MiB are free, the spool may take {spool_max_bytes >> 20}",
+            "lower spool_max_bytes, or set state_dir to a larger disk",
+        )
+    return Check(name, "ok", f"{directory} can be written, {free >> 20} MiB are free")
+
+
+def check_collector(url: str, config: AgentConfig) -> Check:
+    """Ask a collector whether it is ready."""
+    mend = "start the collector there, or set collector_url (and tls_ca_file)"
+    connections = urllib3.PoolManager(
+        retries=False,
+        timeout=_TIMEOUT_SECONDS,
+        cert_reqs="CERT_NONE" if config.tls_insecure else "CERT_REQUIRED",
+        ca_certs=config.tls_ca_file or None,
+    )
+    with connections:
+        try:
+            answer = connections.request("GET", f"{url.rstrip('/')}/ready", redirect=False)
+        except (OSError, urllib3.exceptions.HTTPError) as error:
+            return Check("collector", "fail", f"{url}: {error}", mend)
+    if answer.status != 200:  # noqa: PLR2004 - OK
+        return Check(
+            "collector",
+            "warn",
+            f"{url} answers {answer.status} on /ready",
+            "look at the collector's log; batches wait in the spool meanwhile",
+        )
+    return Check("collector", "ok", f"{url} is ready")
+
+
+def check_credentials(config: AgentConfig) -> Check:
+    """Read the files that sending needs, and tell when a token would travel in the open."""
+    for option, path in (("token_file", config.token_file), ("tls_ca_file", config.tls_ca_file)):
+        if path:
+            try:
+                Path(path).read_bytes()
+            except OSError as error:
+                return Check("credentials", "fail", str(error), f"set {option} to a readable file")
+    plain = [url for url in config.collector_url if url.startswith("http://")]
+    if config.token_file and plain:
+        return Check(
+            "credentials", "warn", f"the token goes unencrypted to {plain[0]}", "use https"
+        )
+    if config.tls_insecure:
+        return Check("credentials", "warn", "certificates are not verified", "unset tls_insecure")
+    return Check("credentials", "ok", "none needed" if not config.token_file else "readable")
+
+
+def check_go_endpoint(text: str) -> Check:
+    """Ask a configured Go program for its command line."""
+    _, url = parse_go_endpoint(text)
+    try:
+        PprofClient(url).get("cmdline", timeout_seconds=_TIMEOUT_SECONDS, max_bytes=1 << 20)
+    except EndpointError as error:
+        return Check(
+            "go endpoint", "warn", f"{url}: {error}", "import net/http/pprof there, check the port"
+        )
+    return Check("go endpoint", "ok", f"{url} serves pprof")
+
+
+def check_listen(address: tuple[str, int]) -> Check:
+    """Tell whether the agent's own metrics port is free."""
+    shown = f"{address[0]}:{address[1]}"
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            return Check(
+                "metrics port",
+                "warn",
+                f"{shown}: {error.strerror}",
+                "an agent may run already; or set metrics_listen",
+            )
+    return Check("metrics port", "ok", f"{shown} is free")
+
+
+def parse_capabilities(status: str) -> int:
+    """Read the effective capabilities out of /proc/self/status; 0 where there are none. Pure."""
+    for line in status.splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def render(check: Check) -> str:
+    """Show a finding as one line, with a second one that says how to mend it. Pure."""
+    line = f"{check.status:<5} {check.name}: {check.detail}"
+    return f"{line}\n      → {check.mend}" if check.mend else line
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

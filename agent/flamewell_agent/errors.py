@@ -1,0 +1,61 @@
+"""The agent's errors, one small tree.
+
+AgentError                      the agent or one of its commands cannot go on
+├── ConfigError                 an option is wrong: exit code 2
+├── StateError                  the state directory cannot be used, or another agent uses it
+├── SamplerError                py-spy is not there or does not run
+├── ProcessGoneError            the process ended while it was looked at: expected, never logged
+├── ProcessUnreadableError      /proc refuses: another user's process, hidepid, yama
+├── EndpointError               a pprof endpoint did not answer as it should
+└── ProfileFormatError          bytes that claim to be a pprof profile are not one, or are too much
+
+Foreign errors (OSError, urllib3, protobuf) are translated where they come in.
+"""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    """The agent, or one of its commands, cannot go on; the message says what to do."""
+
+
+class ConfigError(AgentError):
+    """An option is unknown, of the wrong type, out of its range, or contradicts another."""
+
+
+class StateError(AgentError):
+    """The state directory cannot be used."""
+
+
+class SamplerError(AgentError):
+    """A sampler cannot be started at all."""
+
+
+class ProcessGoneError(AgentError):
+    """The process ended while it was looked at."""
+
+
+class ProcessUnreadableError(AgentError):
+    """What /proc has on a process may not be read."""
+
+
+class _ReasonedError(AgentError):
+    """An error with a reason out of a small set, for coverage and metrics.
+
+    Attributes:
+        reason: Lower-case words joined by underscores; the set is bounded.
+        detail: What was seen, for people.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class EndpointError(_ReasonedError):
+    """A pprof endpoint did not answer as it should."""
+
+
+class ProfileFormatError(_ReasonedError):
+    """Bytes that claim to be a pprof profile are malformed or exceed a limit."""

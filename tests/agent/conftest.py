@@ -1,0 +1,73 @@
+"""Real target processes for the agent's tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+TARGETS = Path(__file__).parent.parent / "targets"
+Spawn = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def installed_interpreters() -> dict[str, str]:
+    """Version to path of each CPython of this machine that py-spy reads, ours included."""
+    found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for path in [*pyenv.glob("*/bin/python*"), *Path("/usr/bin").glob("python*")]:
+        match = re.fullmatch(r"python(2\.7|3\.(?:[6-9]|1[0-3]))", path.name)
+        if match:
+            found.setdefault(match.group(1), str(path))
+    return dict(sorted(found.items(), key=lambda item: [int(x) for x in item[0].split(".")]))
+
+
+INTERPRETERS = installed_interpreters()
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Start target processes; all are gone after the test."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(
+        *command: str, wrapper: Sequence[str] = (), env: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [*wrapper, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.defpath, **(env or {})},
+            start_new_session=True,
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        try:
+            os.killpg(process.pid, 9)
+        except (ProcessLookupError, PermissionError):
+            process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def until() -> Callable[..., object]:
+    """Poll until something is true; gives it."""
+
+    def wait(condition: Callable[[], object], *, seconds: float = 20, what: str = "it") -> object:
+        deadline = time.monotonic() + seconds
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {seconds} s for {what}")
+            time.sleep(0.02)
+        return value
+
+    return wait

@@ -1,0 +1,437 @@
+"""The command as people run it: real processes, a real collector on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Self
+
+import pytest
+import zstandard
+from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 import (
+    ExportProfilesServiceRequest,
+)
+
+from flamewell_agent import checks, cli
+from flamewell_agent.errors import AgentError
+from flamewell_agent.model import Coverage, Frame, Process, ProcessKey
+from flamewell_agent.once import find_python, fold
+from flamewell_agent.spool import Segment, Spool
+
+BURN = """
+def spin(n):
+    while n:
+        n -= 1
+def burn():
+    while True:
+        spin(100_000)
+print(flush=True)
+burn()
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "flamewell_agent", *arguments]
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **environ},
+    )
+
+
+@pytest.fixture
+def burning() -> Iterator[int]:
+    program = subprocess.Popen([sys.executable, "-c", BURN], stdout=subprocess.PIPE)
+    try:
+        program.stdout.readline()
+        yield program.pid
+    finally:
+        program.kill()
+        program.communicate()
+
+
+class Collector:
+    """Acknowledges every batch, or none while it is down."""
+
+    def __init__(self) -> None:
+        self.requests: list[ExportProfilesServiceRequest] = []
+        self.down = False
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if not collector.down:
+                    plain = zstandard.decompress(body)
+                    collector.requests.append(ExportProfilesServiceRequest.FromString(plain))
+                self.send_response(503 if collector.down else 200)
+                self.end_headers()
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.block_on_close = False
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def batch_ids(self) -> list[str]:
+        return self.ids_of(self.requests)
+
+    @staticmethod
+    def ids_of(requests: Iterable[ExportProfilesServiceRequest]) -> list[str]:
+        return [
+            attribute.value.string_value
+            for request in requests
+            for resource in request.resource_profiles
+            for attribute in resource.resource.attributes
+            if attribute.key == "flamewell.batch_id"
+        ]
+
+    @property
+    def functions(self) -> set[str]:
+        return {
+            request.dictionary.string_table[function.name_strindex]
+            for request in self.requests
+            for function in request.dictionary.function_table
+        }
+
+
+@contextlib.contextmanager
+def agent(state: Path, url: str, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command(
+            *("run", "--collector-url", url, "--state-dir", str(state), "--cycle-seconds", "1"),
+            *("--metrics-listen", "127.0.0.1:0", "--overhead-budget", "0.3"),
+            *("--log-format", "json", *flags),
+        ),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 40
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
+
+
+def test_run_profiles_and_ships_until_sigterm(tmp_path, burning):
+    with Collector() as collector, agent(tmp_path, collector.url) as process:
+        until(lambda: "spin" in collector.functions)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert lines[0]["msg"].startswith("flamewell-agent")
+    assert not [line for line in lines if line["level"] in {"warning", "error"}]
+    assert len(collector.batch_ids) == len(set(collector.batch_ids))
+    assert not list((tmp_path / "spool").glob("*.batch"))
+
+
+def spooled_ids(state: Path) -> set[str]:
+    """Give the batch ids that wait on disk, under an agent that is not running."""
+    found = Collector.ids_of(
+        ExportProfilesServiceRequest.FromString(zstandard.decompress(segment.payload))
+        for segment in take_all(state / "spool")
+    )
+    assert found
+    return set(found)
+
+
+def take_all(directory: Path) -> list[Segment]:
+    """Read a copy of the spool, so that the agent finds its own as it was."""
+    copy = directory.with_name("copy")
+    shutil.copytree(directory, copy)
+    spool = Spool(copy, 1 << 30)
+    segments = []
+    while (segment := spool.oldest()) is not None:
+        segments.append(segment)
+        spool.remove(segment.sequence)
+    spool.close()
+    return segments
+
+
+@pytest.mark.slow
+def test_what_was_spooled_before_kill_nine_arrives_under_its_own_ids(tmp_path, burning):
+    with Collector() as collector:
+        collector.down = True
+        with agent(tmp_path, collector.url) as process:
+            until(lambda: list((tmp_path / "spool").glob("*.batch")))
+            process.kill()
+            process.wait()
+        waiting = spooled_ids(tmp_path)
+        collector.down = False
+        with agent(tmp_path, collector.url) as process:
+            # All of the former run's, and one of the new run, whose ids are other ones.
+            until(lambda: waiting < set(collector.batch_ids))
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert len({each.rsplit("-", 2)[0] for each in collector.batch_ids}) == 2
+
+
+def test_a_second_agent_on_the_same_state_is_refused(tmp_path):
+    with Collector() as collector, agent(tmp_path, collector.url):
+        until((tmp_path / "spool" / "lock").exists)
+        time.sleep(0.2)
+        result = run("run", "--state-dir", str(tmp_path), "--metrics-listen", "")
+    assert result.returncode == 1
+    assert "another agent uses" in result.stderr
+
+
+def test_metrics_and_coverage_are_served_while_it_runs(tmp_path, burning):
+    port = free_port()
+    flags = ("--metrics-listen", f"127.0.0.1:{port}")
+    with Collector() as collector, agent(tmp_path, collector.url, *flags):
+
+        def coverage() -> list[dict]:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/coverage") as answer:
+                    return json.load(answer)["processes"]
+            except OSError:
+                return []
+
+        until(lambda: any(row["pid"] == burning for row in coverage()))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            text = answer.read().decode()
+    for name in ("cpu_seconds_total", "targets", "overhead_ratio", "spool_bytes"):
+        assert re.search(rf"^flamewell_agent_{name}[{{ ]", text, re.MULTILINE), name
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_once_writes_folded_stacks(tmp_path, burning):
+    file = tmp_path / "out.folded"
+    result = run("once", str(burning), "--seconds", "1", "-o", str(file), "--format", "folded")
+    assert result.returncode == 0, result.stderr
+    assert "samples in" in result.stderr
+    rows = dict(line.rsplit(" ", 1) for line in file.read_text().splitlines())
+    assert sum(map(int, rows.values())) >= 10
+    assert any(re.search(r"burn .*;spin ", stack) for stack in rows)
+
+
+def test_once_says_what_is_wrong():
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        result = run("once", str(sleeper.pid))
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "does not run CPython" in result.stderr
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_an_idle_process_shows_nothing(tmp_path):
+    idle = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        idle.stdout.readline()
+        result = run("once", str(idle.pid), "--seconds", "1")
+        assert result.returncode == 1
+        assert "no Python code" in result.stderr
+    finally:
+        idle.communicate(b"\n")
+
+
+def test_targets_gives_a_decision_for_every_process(burning):
+    result = run("targets", "--json", "--overhead-budget", "0.3")
+    assert result.returncode == 0, result.stderr
+    rows = {row["pid"]: row for row in map(json.loads, result.stdout.splitlines())}
+    assert rows[burning]["state"] == "sampled"
+    assert rows[burning]["reason"].endswith("hz")
+    assert {1, os.getpid()} <= set(rows)
+    assert all(row["reason"] for row in rows.values())
+
+
+def test_check_tells_what_works_and_what_does_not(tmp_path):
+    with Collector() as collector:
+        good = run("check", "--collector-url", collector.url, "--state-dir", str(tmp_path))
+    if os.geteuid() == 0:
+        assert good.returncode == 0, good.stdout
+    assert re.search(r"^ok +collector: ", good.stdout, re.MULTILINE)
+    assert re.search(r"^ok +py-spy: ", good.stdout, re.MULTILINE)
+    (tmp_path / "file").write_text("")
+    bad = run(
+        *("check", "--json", "--collector-url", collector.url),
+        *("--state-dir", str(tmp_path / "file")),
+        *("--token-file", "/nonexistent", "--go-endpoints", "http://127.0.0.1:9"),
+    )
+    found = {row["name"]: row for row in map(json.loads, bad.stdout.splitlines())}
+    assert bad.returncode == 1
+    for name in ("collector", "state directory", "credentials"):
+        assert found[name]["status"] == "fail", name
+        assert found[name]["mend"]
+    assert found["go endpoint"]["status"] == "warn"
+
+
+def called(*arguments: str) -> int:
+    """Call main in this process; argparse leaves by SystemExit."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+
+
+def test_help_names_commands_and_options(capsys):
+    assert called("--help") == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("run", "targets", "once", "check", "Examples"))
+    assert called("run", "--help") == 0
+    assert "--overhead-budget" in capsys.readouterr().out
+    assert called("--version") == 0
+    assert capsys.readouterr().out.startswith("flamewell-agent ")
+
+
+def test_wrong_usage_and_wrong_configuration_are_2(capsys):
+    assert called("run", "--cycle-seconds", "0") == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "cycle_seconds" in told.err
+    assert "1 to 300 seconds" in told.err
+    for arguments in ((), ("fly",), ("once", "zero"), ("once", "0")):
+        assert called(*arguments) == 2
+
+
+def test_print_config_shows_the_source_of_each_value(capsys, monkeypatch):
+    monkeypatch.setenv("FLAMEWELL_AGENT_MAX_RATE_HZ", "20")
+    assert called("run", "--print-config", "--cluster", "blue") == 0
+    text = capsys.readouterr().out
+    assert "cluster: blue  # flag" in text
+    assert "max_rate_hz: 20  # environment" in text
+    assert "cycle_seconds: 15  # default" in text
+
+
+def test_the_table_of_targets_has_a_line_for_each(capsys, monkeypatch):
+    rows = [
+        Coverage(python_process(1), "init", "skipped", "memory_only", "no profiler for it"),
+        Coverage(python_process(22), "payments", "sampled", "47hz"),
+    ]
+    monkeypatch.setattr(cli, "preview", lambda _config: rows)
+    monkeypatch.setattr(cli.logs, "set_up", lambda *_: None)
+    assert called("targets") == 0
+    heading, first, second = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["PID", "RUNTIME", "DECISION", "REASON", "SERVICE"]
+    assert first.split() == ["22", "cpython", "3.11", "sampled", "47hz", "payments"]
+    assert second.endswith("memory_only              init  (no profiler for it)")
+
+
+def python_process(pid: int = 7, **fields: str) -> Process:
+    settings = {"runtime": "cpython", "runtime_version": "3.11", "executable": "python"} | fields
+    return Process(ProcessKey(pid, 1), cmdline=(), **settings)
+
+
+def test_the_reason_against_a_process_is_told():
+    with pytest.raises(AgentError, match=r"Go program.*go_detect"):
+        find_python([python_process(runtime="go")], 7)
+    with pytest.raises(AgentError, match="there is no process 9"):
+        find_python([python_process()], 9)
+    with pytest.raises(AgentError, match="SYS_PTRACE"):
+        find_python([python_process(unreadable="not_permitted: hidepid")], 7)
+    with pytest.raises(AgentError, match="free-threaded"):
+        find_python([python_process(unreadable="free_threaded")], 7)
+    assert find_python([python_process(8), python_process(7)], 7).key.pid == 7
+
+
+def test_folded_lines_cannot_be_broken_by_names():
+    evil = Frame("a;b\nc 5", "/x;y.py", 3)
+    text = fold([((evil, Frame("main")), 2), ((evil, Frame("main")), 3), ((Frame(""),), 1)])
+    assert text == "[unknown] 1\nmain;a:b c 5 (/x:y.py:3) 5\n"
+
+
+NO_CAPABILITY, PTRACE = 0, 1 << 19
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "scope", "status"),
+    [
+        (PTRACE, 0, "ok"),
+        (PTRACE, 2, "ok"),
+        (PTRACE, 3, "fail"),
+        (NO_CAPABILITY, 0, "warn"),
+        (NO_CAPABILITY, 1, "warn"),
+        (NO_CAPABILITY, 2, "fail"),
+    ],
+)
+def test_who_may_be_read(capabilities, scope, status):
+    found = checks.check_ptrace(capabilities, scope, own_uid=1000)
+    assert found.status == status
+    assert bool(found.mend) == (status != "ok")
+
+
+@pytest.mark.parametrize(
+    ("options", "capabilities", "status"),
+    [
+        ("rw,nosuid", NO_CAPABILITY, "ok"),
+        ("rw,hidepid=0", NO_CAPABILITY, "ok"),
+        ("rw,hidepid=invisible", NO_CAPABILITY, "fail"),
+        ("rw,hidepid=2,gid=5", PTRACE, "ok"),
+    ],
+)
+def test_hidden_processes(options, capabilities, status):
+    mounts = f"sysfs /sys sysfs rw 0 0\nproc /proc proc {options} 0 0\n"
+    assert checks.check_hidepid(mounts, "/proc", capabilities).status == status
+
+
+def test_capabilities_are_read():
+    assert checks.parse_capabilities("Name:\tx\nCapEff:\t0000000000080004\n") == 1 << 19 | 1 << 2
+    assert checks.parse_capabilities("") == 0
+
+
+def test_other_systems_are_refused():
+    assert checks.check_kernel("Darwin", "25").status == "fail"
+
+
+def test_a_full_disk_is_told_in_advance(tmp_path):
+    assert checks.check_state_dir(tmp_path, 1 << 60).status == "warn"

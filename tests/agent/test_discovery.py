@@ -1,0 +1,213 @@
+"""Every process is found and told for what it is; none stops the scan."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import psutil
+import pytest
+from agent.conftest import INTERPRETERS, TARGETS
+
+from flamewell_agent import procfs
+from flamewell_agent.discovery import Discovery, classify
+from flamewell_agent.elf import Executable
+from flamewell_agent.errors import ProcessGoneError
+from flamewell_agent.model import Process
+
+SLEEPER = str(TARGETS / "sleeper.py")
+STATIC = [path for path in Path("/usr/bin").glob("python3.*") if path.name[8:].isdecimal()]
+
+
+@pytest.fixture(autouse=True)
+def _proc_is_restored(monkeypatch):
+    monkeypatch.setattr(psutil, "PROCFS_PATH", "/proc")
+
+
+def found(discovery: Discovery, pid: int) -> Process | None:
+    return next((each for each in discovery.scan() if each.key.pid == pid), None)
+
+
+def found_as(discovery: Discovery, pid: int, runtime: str) -> Process | None:
+    process = found(discovery, pid)
+    return process if process and process.runtime == runtime else None
+
+
+@pytest.mark.interpreters
+@pytest.mark.parametrize("version", INTERPRETERS)
+def test_each_interpreter_is_found_with_its_version(spawn, until, version):
+    target = spawn(INTERPRETERS[version], SLEEPER)
+    discovery = Discovery()
+    process = until(lambda: found_as(discovery, target.pid, "cpython"))
+    assert process.runtime_version == version
+    assert process.cmdline == (INTERPRETERS[version], SLEEPER)
+    assert process.unreadable == ""
+
+
+def test_a_renamed_interpreter_is_found(spawn, until, tmp_path):
+    program = tmp_path / "myservice"
+    shutil.copy(Path(sys.executable).resolve(), program)
+    library = sysconfig.get_config_var("LIBDIR") or "/usr/lib"
+    target = spawn(
+        str(program), SLEEPER, env={"PYTHONHOME": sys.base_prefix, "LD_LIBRARY_PATH": library}
+    )
+    discovery = Discovery()
+    process = until(lambda: found_as(discovery, target.pid, "cpython"))
+    assert process.executable == "myservice"
+    assert process.runtime_version == f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.mark.skipif(not STATIC, reason="Debian's python3 is the static interpreter at hand")
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_static_embedder_is_found_by_its_symbols_also_when_deleted(
+    spawn, until, tmp_path, deleted
+):
+    program = tmp_path / "myservice"
+    shutil.copy(STATIC[0], program)
+    target = spawn(str(program), SLEEPER, env={"PYTHONHOME": "/usr"})
+    until(lambda: b"myservice" in Path(f"/proc/{target.pid}/cmdline").read_bytes())
+    if deleted:
+        program.unlink()
+    discovery = Discovery()
+    process = until(lambda: found_as(discovery, target.pid, "cpython"))
+    assert process.executable == "myservice"
+
+
+def test_a_process_in_its_own_pid_and_mount_namespace_is_found(spawn, until):
+    wrapper = ("unshare", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child")
+    target = spawn(sys.executable, SLEEPER, wrapper=wrapper)
+    discovery = Discovery()
+    inner = until(lambda: psutil.Process(target.pid).children())
+    process = until(lambda: found_as(discovery, inner[0].pid, "cpython"))
+    assert process.cmdline[-1] == SLEEPER
+
+
+def test_another_users_process_is_found(spawn, until):
+    wrapper = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    system_python = str(STATIC[0]) if STATIC else sys.executable
+    target = spawn(system_python, "-c", "import time; time.sleep(99)", wrapper=wrapper)
+    discovery = Discovery()
+    assert until(lambda: found_as(discovery, target.pid, "cpython"))
+    assert psutil.Process(target.pid).uids().real == 65534
+
+
+def test_what_execs_into_python_is_seen_as_python(spawn, until):
+    target = spawn("/bin/sh", "-c", f"sleep 0.3; exec {sys.executable} {SLEEPER}")
+    discovery = Discovery()
+    assert until(lambda: found_as(discovery, target.pid, "other"))
+    assert until(lambda: found_as(discovery, target.pid, "cpython"))
+
+
+def test_a_zombie_is_named(spawn, until):
+    child = subprocess.Popen(["true"])
+    try:
+        discovery = Discovery()
+        until(lambda: procfs.read_stat(Path("/proc"), child.pid).state == "Z")
+        process = found(discovery, child.pid)
+        assert process is not None
+        assert (process.runtime, process.unreadable) == ("other", "zombie")
+    finally:
+        child.wait()
+
+
+def test_a_known_python_that_becomes_a_zombie_is_named(spawn, until):
+    target = spawn(sys.executable, SLEEPER)
+    discovery = Discovery()
+    assert until(lambda: found_as(discovery, target.pid, "cpython"))
+    target.kill()
+    until(lambda: procfs.read_stat(Path("/proc"), target.pid).state == "Z")
+    process = found(discovery, target.pid)
+    assert process is not None
+    assert process.unreadable == "zombie"
+
+
+def test_kernel_threads_and_the_samplers_children_are_left_out(spawn):
+    child = spawn("sleep", "99")
+    pids = {each.key.pid for each in Discovery(excluded=lambda: [child.pid]).scan()}
+    assert child.pid not in pids
+    assert os.getpid() in pids
+    assert not any(_is_kernel_thread(pid) for pid in pids)
+
+
+def _is_kernel_thread(pid: int) -> bool:
+    try:
+        return procfs.read_stat(Path("/proc"), pid).kernel_thread
+    except ProcessGoneError:
+        return False
+
+
+def test_a_known_process_costs_one_read(spawn, until, monkeypatch):
+    target = spawn(sys.executable, SLEEPER)
+    discovery = Discovery()
+    until(lambda: found_as(discovery, target.pid, "cpython"))
+    read: list[tuple[int, str]] = []
+    real = procfs.read_bytes
+    monkeypatch.setattr(
+        procfs,
+        "read_bytes",
+        lambda root, pid, name: read.append((pid, name)) or real(root, pid, name),
+    )
+    discovery.scan()
+    assert [name for pid, name in read if pid == target.pid] == ["stat"]
+
+
+def _fake(root: Path, pid: int, **files: bytes) -> None:
+    folder = root / str(pid)
+    folder.mkdir()
+    tail = b" S 1 1 1 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 77 0 0"
+    (folder / "stat").write_bytes(f"{pid} (x)".encode() + tail)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def test_processes_that_vanish_or_refuse_do_not_stop_the_scan(tmp_path):
+    (tmp_path / "10").mkdir()  # gone before its stat was read
+    _fake(tmp_path, 11)  # gone before the rest
+    _fake(tmp_path, 12, cmdline=b"/usr/bin/python3.12\0app.py\0", cgroup=b"0::/\n")
+    (tmp_path / "12" / "exe").mkdir()  # not a link: the read is refused
+    _fake(tmp_path, 13, cmdline=b"nginx\0", cgroup=b"0::/\n")
+    (tmp_path / "13" / "exe").mkdir()
+    (tmp_path / "14").mkdir()
+    (tmp_path / "14" / "stat").write_bytes(b"garbage")
+    by_pid = {each.key.pid: each for each in Discovery(tmp_path).scan()}
+    assert sorted(by_pid) == [12, 13]
+    assert by_pid[12].runtime == "cpython"
+    assert by_pid[12].unreadable.startswith("not_permitted: ")
+    assert (by_pid[13].runtime, by_pid[13].executable) == ("other", "nginx")
+
+
+def no_file() -> Executable:
+    raise AssertionError("the executable need not be opened")
+
+
+@pytest.mark.parametrize(
+    ("executable", "mapped", "maps", "expected"),
+    [
+        ("python3.11", [], b"", ("cpython", "3.11", "")),
+        ("python2.7", [], b"", ("cpython", "2.7", "")),
+        ("python", [], b"/x/lib/python3.9/lib-dynload/a.so", ("cpython", "3.9", "")),
+        ("uwsgi", ["/usr/lib/libpython3.8.so.1.0"], b"", ("cpython", "3.8", "")),
+        ("x", ["/usr/lib/libpython3.6m.so.1.0"], b"", ("cpython", "3.6", "")),
+        ("x", ["/usr/lib/libpython3.13t.so.1.0"], b"", ("cpython", "3.13", "free_threaded")),
+        ("python3.13t", [], b"", ("cpython", "3.13", "free_threaded")),
+        ("python3.12d", [], b"", ("cpython", "3.12", "")),
+    ],
+)
+def test_names_tell_where_they_can(executable, mapped, maps, expected):
+    assert classify(executable, mapped, all_paths=maps, inspect=no_file) == expected
+
+
+@pytest.mark.parametrize(
+    ("executable", "inside", "expected"),
+    [
+        ("orders", Executable(go_version="go1.25.4"), ("go", "go1.25.4", "")),
+        ("pythonista", Executable(), ("other", "", "")),
+        ("myservice", Executable(python=True), ("cpython", "", "")),
+    ],
+)
+def test_the_file_tells_the_rest(executable, inside, expected):
+    assert classify(executable, [], all_paths=b"", inspect=lambda: inside) == expected

@@ -1,0 +1,390 @@
+"""The sending thread against real HTTP servers on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+
+import pytest
+import zstandard
+from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 import (
+    ExportProfilesServiceResponse,
+)
+
+from flamewell_agent.metrics import AgentMetrics
+from flamewell_agent.shipper import Destination, Shipper, judge, parse_retry_after
+from flamewell_agent.spool import Spool
+
+PATH = "/v1development/profiles"
+
+
+class Collector:
+    """A collector that answers as it is told, once for each listed answer, then with 200."""
+
+    def __init__(self, *answers, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self.answers = list(answers)
+        self.received: list[bytes] = []
+        self.headers: list[dict[str, str]] = []
+        self.attempts = 0
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                collector.attempts += 1
+                collector.headers.append({**self.headers, ":path": self.path})
+                answer = collector.answers.pop(0) if collector.answers else 200
+                if callable(answer):
+                    answer(self)
+                    return
+                whole = answer if isinstance(answer, tuple) else (answer, {}, b"")
+                status, headers, content = whole
+                if status == 200:
+                    collector.received.append(zstandard.decompress(body))
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_args):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            block_on_close = False
+
+            def handle_error(self, *_args):
+                pass  # clients that go away are part of these tests
+
+        self.server = Server(("127.0.0.1", port), Handler)
+        scheme = "http"
+        if tls is not None:
+            scheme = "https"
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.port = self.server.server_address[1]
+        self.url = f"{scheme}://127.0.0.1:{self.port}{PATH}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def metrics() -> AgentMetrics:
+    return AgentMetrics()
+
+
+@pytest.fixture
+def spool(tmp_path, metrics) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "spool", 1 << 24, on_drop=metrics.add_dropped)
+    yield spool
+    spool.close()
+
+
+@contextlib.contextmanager
+def shipping(spool: Spool, metrics: AgentMetrics, destination: Destination, **options):
+    options = {"backoff_first_seconds": 0.01, "read_timeout_seconds": 5.0} | options
+    shipper = Shipper(spool, destination, metrics, **options)
+    shipper.start()
+    try:
+        yield shipper
+    finally:
+        shipper.stop(0.2)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.005)
+
+
+def metric(metrics: AgentMetrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(f"flamewell_agent_{name}", labels) or 0.0
+
+
+def batches(count: int) -> list[bytes]:
+    return [b"batch %d" % index for index in range(count)]
+
+
+def fill(spool: Spool, count: int) -> None:
+    for each in batches(count):
+        spool.put(each)
+
+
+def test_batches_arrive_in_order_and_leave_the_spool(spool, metrics):
+    with Collector() as collector, shipping(spool, metrics, Destination((collector.url,))):
+        fill(spool, 5)
+        until(lambda: len(spool) == 0)
+    assert collector.received == batches(5)
+    assert metric(metrics, "sent_batches_total") == 5
+    assert metric(metrics, "sent_bytes_total") > 0
+    headers = collector.headers[0]
+    assert headers[":path"] == PATH
+    assert headers["Content-Type"] == "application/x-protobuf"
+    assert headers["Content-Encoding"] == "zstd"
+    assert "Authorization" not in headers
+
+
+def test_a_collector_that_was_down_gets_everything_once(spool, metrics):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    destination = Destination((f"http://127.0.0.1:{port}{PATH}",))
+    with shipping(spool, metrics, destination):
+        fill(spool, 5)
+        until(lambda: metric(metrics, "send_failures_total", reason="unreachable") >= 2)
+        assert len(spool) == 5
+        with Collector(port=port) as collector:
+            until(lambda: len(spool) == 0)
+    assert collector.received == batches(5)
+
+
+def test_retry_after_is_kept(spool, metrics):
+    paused = (503, {"Retry-After": "1"}, b"")
+    with Collector(paused) as collector, shipping(spool, metrics, Destination((collector.url,))):
+        fill(spool, 1)
+        until(lambda: collector.attempts == 1)
+        began = time.monotonic()
+        until(lambda: len(spool) == 0)
+        assert time.monotonic() - began > 0.8
+    assert collector.received == batches(1)
+    assert metric(metrics, "send_failures_total", reason="status_503") == 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502])
+def test_what_may_pass_is_tried_again(spool, metrics, status):
+    with (
+        Collector(status, status) as collector,
+        shipping(spool, metrics, Destination((collector.url,))),
+    ):
+        fill(spool, 2)
+        until(lambda: len(spool) == 0)
+    assert collector.received == batches(2)
+    assert collector.attempts == 4
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 415, 422])
+def test_what_is_refused_for_good_is_dropped_and_counted(spool, metrics, status):
+    with Collector(status) as collector, shipping(spool, metrics, Destination((collector.url,))):
+        fill(spool, 2)
+        until(lambda: len(spool) == 0)
+    assert collector.received == batches(2)[1:]
+    assert metric(metrics, "dropped_batches_total", reason=f"status_{status}") == 1
+
+
+def test_a_batch_that_always_breaks_the_collector_does_not_hold_back_the_rest(spool, metrics):
+    with (
+        Collector(*[500] * 10) as collector,
+        shipping(spool, metrics, Destination((collector.url,)), backoff_first_seconds=0.001),
+    ):
+        fill(spool, 2)
+        until(lambda: len(spool) == 0)
+    assert collector.received == batches(2)[1:]
+    assert metric(metrics, "dropped_batches_total", reason="server_error") == 1
+
+
+def test_redirects_are_not_followed(spool, metrics):
+    with Collector() as other:
+        away = (307, {"Location": other.url}, b"")
+        with Collector(away) as collector, shipping(spool, metrics, Destination((collector.url,))):
+            fill(spool, 1)
+            until(lambda: len(spool) == 0)
+        assert collector.received == batches(1)
+        assert other.attempts == 0
+
+
+def test_partial_success_is_counted(spool, metrics, caplog):
+    answer = ExportProfilesServiceResponse()
+    answer.partial_success.rejected_profiles = 4
+    answer.partial_success.error_message = "older than an hour"
+    partial = (200, {}, answer.SerializeToString())
+    with Collector(partial) as collector, shipping(spool, metrics, Destination((collector.url,))):
+        fill(spool, 1)
+        until(lambda: len(spool) == 0)
+        until(lambda: metric(metrics, "rejected_profiles_total") == 4)
+    assert "older than an hour" in caplog.text
+    assert metric(metrics, "sent_batches_total") == 1
+
+
+def test_a_collector_that_hangs_or_resets_is_tried_again(spool, metrics):
+    release = threading.Event()
+
+    def hang(_handler):
+        release.wait(30)
+
+    def reset(handler):
+        handler.close_connection = True
+        handler.connection.shutdown(socket.SHUT_RDWR)
+
+    with (
+        Collector(hang, reset) as collector,
+        shipping(spool, metrics, Destination((collector.url,)), read_timeout_seconds=0.2),
+    ):
+        fill(spool, 1)
+        until(lambda: len(spool) == 0)
+        release.set()
+    assert metric(metrics, "send_failures_total", reason="timeout") == 1
+    assert metric(metrics, "send_failures_total", reason="connection_lost") == 1
+
+
+def test_an_endless_answer_is_cut_off(spool, metrics):
+    def endless(handler):
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                handler.wfile.write(b"1000\r\n" + b"x" * 0x1000 + b"\r\n")
+
+    with Collector(endless) as collector, shipping(spool, metrics, Destination((collector.url,))):
+        fill(spool, 2)
+        until(lambda: len(spool) == 0)
+    assert collector.received == batches(2)[1:]
+
+
+def test_the_next_collector_is_tried_when_one_fails(spool, metrics):
+    with Collector(*[503] * 3) as first, Collector() as second:
+        destination = Destination((first.url, second.url))
+        with shipping(spool, metrics, destination):
+            fill(spool, 3)
+            until(lambda: len(spool) == 0)
+    assert first.attempts == 1
+    assert second.received == batches(3)
+
+
+def test_the_token_is_read_again_when_it_changes(spool, metrics, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    with Collector() as collector:
+        destination = Destination((collector.url,), token_file=token)
+        with shipping(spool, metrics, destination):
+            spool.put(b"1")
+            until(lambda: len(spool) == 0)
+            token.write_text("second\n")
+            spool.put(b"2")
+            until(lambda: len(spool) == 0)
+    assert [each["Authorization"] for each in collector.headers] == [
+        "Bearer first",
+        "Bearer second",
+    ]
+
+
+@pytest.mark.parametrize("content", [None, "", "two words", "line\nInjected: x"])
+def test_without_a_usable_token_nothing_is_sent_until_there_is_one(
+    spool, metrics, tmp_path, content
+):
+    token = tmp_path / "token"
+    if content is not None:
+        token.write_text(content)
+    with Collector() as collector:
+        destination = Destination((collector.url,), token_file=token)
+        with shipping(spool, metrics, destination):
+            spool.put(b"1")
+            reason = "credentials_unreadable"
+            until(lambda: metric(metrics, "send_failures_total", reason=reason) >= 2)
+            assert collector.attempts == 0
+            token.write_text("good")
+            until(lambda: len(spool) == 0)
+
+
+def test_tls_is_verified_against_the_given_authority(spool, metrics, tmp_path):
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "1", "-subj", "/CN=collector", "-addext"),
+            *("subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    with Collector(tls=tls) as collector:
+        with shipping(spool, metrics, Destination((collector.url,))):
+            spool.put(b"1")
+            until(lambda: metric(metrics, "send_failures_total", reason="tls") >= 1)
+        assert collector.attempts == 0
+        with shipping(spool, metrics, Destination((collector.url,), ca_file=certificate)):
+            until(lambda: len(spool) == 0)
+    assert collector.received == [b"1"]
+
+
+def test_stop_sends_what_waits(spool, metrics):
+    with Collector() as collector:
+        shipper = Shipper(spool, Destination((collector.url,)), metrics)
+        fill(spool, 20)
+        shipper.start()
+        shipper.stop(10)
+    assert collector.received == batches(20)
+
+
+def test_stop_does_not_wait_for_a_collector_that_is_down(spool, metrics):
+    fill(spool, 3)
+    shipper = Shipper(spool, Destination((f"http://127.0.0.1:9{PATH}",)), metrics)
+    shipper.start()
+    began = time.monotonic()
+    shipper.stop(30)
+    assert time.monotonic() - began < 25
+    assert len(spool) == 3
+
+
+def test_an_unexpected_error_is_counted_and_sending_goes_on(spool, metrics, monkeypatch):
+    with Collector() as collector:
+        real, calls = spool.oldest, []
+
+        def broken():
+            calls.append(1)
+            if len(calls) == 1:
+                raise RuntimeError("surprise")
+            return real()
+
+        monkeypatch.setattr(spool, "oldest", broken)
+        with shipping(spool, metrics, Destination((collector.url,))):
+            spool.put(b"1")
+            until(lambda: len(spool) == 0)
+    assert metric(metrics, "stage_failures_total", stage="shipper") == 1
+
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7.0),
+        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90.0),
+        (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 0.0),
+        ("", None),
+        ("soon", None),
+        ("-3", None),
+    ],
+)
+def test_retry_after_in_both_forms(text, seconds):
+    assert parse_retry_after(text, NOW) == seconds
+
+
+def test_an_answer_that_is_not_otlp_still_is_an_acknowledgement():
+    outcome = judge(200, {}, b"<html>ok</html>", NOW)
+    assert (outcome.kind, outcome.rejected_profiles) == ("delivered", 0)
+    assert "ExportProfilesServiceResponse" in outcome.detail

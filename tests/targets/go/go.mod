@@ -1,0 +1,3 @@
+module example.com/flamewell/target
+
+go 1.21
