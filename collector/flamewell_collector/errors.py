@@ -7,6 +7,9 @@
     │   ├── NotFound            404
     │   ├── QueryError          400  a question is malformed
     │   │   └── SelectorError        a label selector cannot be read; says where
+    │   ├── ProfileRejected         one profile of a request is not taken; has a reason
+    │   ├── RequestTimeout      408  the body did not come whole
+    │   ├── LengthRequired      411
     │   ├── TooLarge            413
     │   └── UnsupportedMediaType  415
     ├── Overloaded              429  try again later
@@ -29,6 +32,26 @@ class InvalidRequest(CollectorError):
 
 class NotFound(InvalidRequest):
     """There is no such thing."""
+
+
+class ProfileRejected(InvalidRequest):
+    """One profile of a request is not taken; the others are.
+
+    Attributes:
+        reason: A short word for it, as in the ``reason`` label of the discard metrics.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RequestTimeout(InvalidRequest):
+    """The body did not come whole; sending it again may help."""
+
+
+class LengthRequired(InvalidRequest):
+    """The body has no length."""
 
 
 class TooLarge(InvalidRequest):

@@ -49,7 +49,6 @@ class Ingest:
         self._metrics = metrics
         self._limits = limits
         self._now_ms = now_ms
-        self._decoder = Decoder(limits, seen=storage.seen, room_for_series=self._room_for_series)
 
     def accept(self, tenant: str, body: bytes, *, as_json: bool = False) -> IngestResult:
         """Store what a request holds; returns once that is on disk.
@@ -57,18 +56,33 @@ class Ingest:
         Raises:
             InvalidRequest: The body is no OTLP profiles request.
             StorageUnavailable: The disk is full or read-only; nothing was stored.
-            Overloaded: The same batch is being written by another request.
+            Overloaded: The same batch is being written by another request; sent again, it is a
+                duplicate then.
         """
         request = parse_request(body, as_json=as_json)
-        decoded = self._decoder.decode(request, tenant, self._now_ms())
+        decoder = Decoder(
+            self._limits, seen=self._storage.seen, room_for_series=self._series_quota()
+        )
+        decoded = decoder.decode(request, tenant, self._now_ms())
         stored = decoded.batch is not None and self._storage.append(decoded.batch)
         accepted = decoded.batch.profiles.num_rows if stored and decoded.batch else 0
         self._count(tenant, decoded, stored=stored, size=len(body))
         return IngestResult(accepted, decoded.rejected, decoded.duplicates, decoded.message)
 
-    def _room_for_series(self, tenant: str, series_id: int) -> bool:
-        index = self._storage.series(tenant)
-        return series_id in index or len(index) < self._limits.series
+    def _series_quota(self) -> Callable[[str, int], bool]:
+        """Make a test for one request: known series may pass, new ones up to the limit."""
+        new: set[int] = set()
+
+        def room(tenant: str, series_id: int) -> bool:
+            known = self._storage.series(tenant)
+            if series_id in known or series_id in new:
+                return True
+            if len(known) + len(new) >= self._limits.series:
+                return False
+            new.add(series_id)
+            return True
+
+        return room
 
     def _count(self, tenant: str, decoded: Decoded, *, stored: bool, size: int) -> None:
         metrics = self._metrics
@@ -82,6 +96,8 @@ class Ingest:
             metrics.discarded_profiles.labels(reason, tenant).inc(count)
         for reason, count in decoded.rejected_samples.items():
             metrics.discarded_samples.labels(reason, tenant).inc(count)
+        for reason, count in decoded.rejected_bytes.items():
+            metrics.discarded_bytes.labels(reason, tenant).inc(count)
         for what, count in (
             ("stack", decoded.truncated_stacks),
             ("symbol", decoded.truncated_symbols),

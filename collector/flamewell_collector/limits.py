@@ -13,7 +13,9 @@ class Limits:
         body_bytes: Of a request, decompressed.
         profile_samples: Profiles with more are rejected.
         profile_bytes: Profiles with more are rejected (as encoded).
-        stack_depth: Deeper stacks lose frames at the root's end, counted.
+        batch_nodes: Nodes of the tree of all stacks of a request; profiles that need more are
+            rejected: a body of 64 MiB could ask for gigabytes otherwise.
+        stack_depth: Deeper stacks lose their innermost frames, counted.
         symbol_bytes: Longer function and file names are cut, counted.
         label_names: Series with more are rejected.
         label_name_bytes: Series with a longer label name are rejected.
@@ -28,6 +30,7 @@ class Limits:
     body_bytes: int = 64 << 20
     profile_samples: int = 16_000
     profile_bytes: int = 4 << 20
+    batch_nodes: int = 2_000_000
     stack_depth: int = 1_000
     symbol_bytes: int = 64 << 10
     label_names: int = 30

@@ -38,7 +38,9 @@ class CollectorMetrics:
             "discarded_samples", "Samples that were not stored", ("reason", "tenant")
         )
         self.discarded_bytes = self._counter(
-            "discarded_bytes", "Bytes of requests refused whole", ("reason", "tenant")
+            "discarded_bytes",
+            "Bytes of profiles that were not stored, and of requests refused whole",
+            ("reason", "tenant"),
         )
         self.ingest_seconds = self._histogram(
             "ingest_duration_seconds", "Time of an ingest request"

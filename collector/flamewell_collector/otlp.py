@@ -6,24 +6,31 @@ A profile that is broken or above a limit is rejected with a reason; the others 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
+import numpy.typing as npt
 from google.protobuf import json_format, message
 from opentelemetry.proto.collector.profiles.v1development import profiles_service_pb2
 
-from flamewell_collector.errors import InvalidRequest
+from flamewell_collector.errors import InvalidRequest, ProfileRejected
 from flamewell_collector.limits import Limits
 from flamewell_collector.model import DecodedBatch
-from flamewell_collector.otlp_stacks import BadIndex, DictionaryStacks
+from flamewell_collector.otlp_columns import Columns, ProfileRow
+from flamewell_collector.otlp_labels import attributes_of, labels_of
+from flamewell_collector.otlp_stacks import DictionaryStacks, at, string
 from flamewell_collector.store.hashing import label_set_hash
-from flamewell_collector.store.schema import PROFILES, SAMPLES, SERIES
 from flamewell_wire import attributes as names
 from flamewell_wire import profile_types
 
+Int64s = npt.NDArray[np.int64]
+
 _INT64_MAX = 2**63 - 1
+_MAX_BATCH_ID_CHARACTERS = 512
+_MAX_QUOTED = 500
+"""Of a parser's message: it may quote the sender's bytes."""
 _NANOS_PER_MS = 1_000_000
 _COUNTED = ("samples", "count")
 _BY_SAMPLE_TYPE: dict[tuple[str, str], profile_types.ProfileType] = {
@@ -48,6 +55,7 @@ class Decoded:
         batch: What may be stored, or None where nothing is left.
         rejected: Reason → number of profiles.
         rejected_samples: Reason → number of samples in those.
+        rejected_bytes: Reason → their size as encoded.
         duplicates: Resources whose batch id is stored already.
         truncated_stacks: Stacks that lost frames.
         truncated_symbols: Names that were cut.
@@ -57,24 +65,11 @@ class Decoded:
     batch: DecodedBatch | None
     rejected: Counter[str]
     rejected_samples: Counter[str]
+    rejected_bytes: Counter[str]
     duplicates: int
     truncated_stacks: int
     truncated_symbols: int
     message: str
-
-
-class _Rejected(Exception):
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
-
-
-@dataclass(slots=True)
-class _Columns:
-    """Rows of PROFILES and SAMPLES while they are collected."""
-
-    profiles: dict[str, list[Any]] = field(default_factory=lambda: {n: [] for n in PROFILES.names})
-    samples: dict[str, list[Any]] = field(default_factory=lambda: {n: [] for n in SAMPLES.names})
 
 
 def parse_request(body: bytes, *, as_json: bool) -> Any:
@@ -84,13 +79,18 @@ def parse_request(body: bytes, *, as_json: bool) -> Any:
         InvalidRequest: It is not an ExportProfilesServiceRequest.
     """
     request = profiles_service_pb2.ExportProfilesServiceRequest()
+    # json_format takes an empty list for an empty message.
+    if as_json and not body.lstrip().startswith(b"{"):
+        raise InvalidRequest("not an ExportProfilesServiceRequest: a JSON object is expected")
     try:
         if as_json:
             json_format.Parse(body, request, ignore_unknown_fields=True, max_recursion_depth=50)
         else:
             request.ParseFromString(body)
-    except (message.DecodeError, json_format.ParseError, UnicodeDecodeError, ValueError) as error:
-        raise InvalidRequest(f"not an ExportProfilesServiceRequest: {error}") from error
+    except (message.DecodeError, json_format.ParseError, ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            f"not an ExportProfilesServiceRequest: {str(error)[:_MAX_QUOTED]}"
+        ) from error
     return request
 
 
@@ -119,7 +119,7 @@ def _varint(number: int) -> bytes:
 
 
 class Decoder:
-    """Decodes requests of one tenant at a time."""
+    """Decodes requests; safe to use from several threads."""
 
     def __init__(
         self,
@@ -142,219 +142,206 @@ class Decoder:
     def decode(self, request: Any, tenant: str, now_ms: int) -> Decoded:
         """Turn a parsed request into columns."""
         stacks = DictionaryStacks(request.dictionary, self._limits)
-        columns = _Columns()
-        series: dict[int, dict[str, str]] = {}
-        rejected: Counter[str] = Counter()
-        rejected_samples: Counter[str] = Counter()
+        reader = _ProfileReader(request.dictionary, stacks, self._limits, now_ms)
+        columns, rejects = Columns(), _Rejects()
         batch_ids: list[str] = []
-        duplicates, first_message = 0, ""
+        duplicates = 0
         for resource_profiles in request.resource_profiles:
-            attributes = _attributes(resource_profiles.resource.attributes)
-            batch_id = attributes.get(names.BATCH_ID_ATTRIBUTE, "")
-            if batch_id and (batch_id in batch_ids or self._seen(tenant, batch_id)):
-                duplicates += 1
+            profiles = [p for scope in resource_profiles.scope_profiles for p in scope.profiles]
+            try:
+                attributes = attributes_of(
+                    resource_profiles.resource.attributes, request.dictionary
+                )
+                batch_id = attributes.get(names.BATCH_ID_ATTRIBUTE, "")
+                if len(batch_id) > _MAX_BATCH_ID_CHARACTERS:
+                    raise ProfileRejected("bad_batch_id", "the batch id is too long")  # noqa: TRY301 - rejects the resource, as a bad label does
+                if batch_id and (batch_id in batch_ids or self._seen(tenant, batch_id)):
+                    duplicates += 1
+                    continue
+                series_id, labels = self._series(tenant, attributes)
+            except ProfileRejected as error:
+                rejects.add(error, profiles)
                 continue
             if batch_id:
                 batch_ids.append(batch_id)
-            profiles = [p for scope in resource_profiles.scope_profiles for p in scope.profiles]
             for profile in profiles:
                 try:
-                    series_id, labels = self._series(tenant, attributes)
-                    self._profile(
-                        profile,
-                        request.dictionary,
-                        stacks,
-                        columns,
-                        identity=(labels["service_name"], series_id),
-                        now_ms=now_ms,
-                        spooled=bool(batch_id),
-                    )
-                    series[series_id] = labels
-                except _Rejected as error:
-                    rejected[error.reason] += 1
-                    rejected_samples[error.reason] += len(profile.samples)
-                    first_message = first_message or f"{error.reason}: {error}"
+                    row = reader.read(profile, spooled=bool(batch_id))
+                except ProfileRejected as error:
+                    rejects.add(error, [profile])
+                else:
+                    columns.add(row, series_id=series_id, labels=labels)
         batch = None
-        if batch_ids or columns.profiles["time"]:
-            batch = _batch(tenant, tuple(batch_ids), columns, stacks, series)
+        if batch_ids or columns.profiles:
+            batch = columns.batch(tenant, batch_ids, stacks)
         return Decoded(
             batch=batch,
-            rejected=rejected,
-            rejected_samples=rejected_samples,
+            rejected=rejects.profiles,
+            rejected_samples=rejects.samples,
+            rejected_bytes=rejects.bytes,
             duplicates=duplicates,
             truncated_stacks=stacks.truncated_stacks,
             truncated_symbols=stacks.truncated_symbols,
-            message=first_message,
+            message=rejects.message,
         )
 
     def _series(self, tenant: str, attributes: dict[str, str]) -> tuple[int, dict[str, str]]:
         """Map resource attributes to a series id and its labels.
 
         Raises:
-            _Rejected: Too many or too long labels, or too many series.
+            ProfileRejected: Too many or too long labels, or too many series.
         """
-        labels = {"service_name": "unknown_service"}
-        for name, value in attributes.items():
-            label = names.LABEL_OF_ATTRIBUTE.get(name, "")
-            if name.startswith(names.LABEL_ATTRIBUTE_PREFIX):
-                label = name.removeprefix(names.LABEL_ATTRIBUTE_PREFIX)
-            if label and value:
-                labels[label] = value
-        limits = self._limits
-        if len(labels) > limits.label_names:
-            raise _Rejected(
-                "too_many_labels", f"{len(labels)} labels, {limits.label_names} allowed"
-            )
-        for label, value in labels.items():
-            if len(label.encode()) > limits.label_name_bytes:
-                raise _Rejected("label_name_too_long", f"label {label[:40]!r}…")
-            if len(value.encode()) > limits.label_value_bytes:
-                raise _Rejected("label_value_too_long", f"the value of label {label!r}")
+        labels = labels_of(attributes, self._limits)
         series_id = label_set_hash(labels.items())
         if not self._room_for_series(tenant, series_id):
-            raise _Rejected("series_limit", f"{limits.series} series are the limit")
+            raise ProfileRejected("series_limit", f"{self._limits.series} series are the limit")
         return series_id, labels
 
-    def _profile(
-        self,
-        profile: Any,
-        dictionary: Any,
-        stacks: DictionaryStacks,
-        columns: _Columns,
-        *,
-        identity: tuple[str, int],
-        now_ms: int,
-        spooled: bool,
+
+class _Rejects:
+    """Counts what is not taken, by reason."""
+
+    def __init__(self) -> None:
+        self.profiles: Counter[str] = Counter()
+        self.samples: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.message = ""
+
+    def add(self, error: ProfileRejected, profiles: Sequence[Any]) -> None:
+        self.profiles[error.reason] += len(profiles)
+        self.samples[error.reason] += sum(len(each.samples) for each in profiles)
+        self.bytes[error.reason] += sum(each.ByteSize() for each in profiles)
+        self.message = self.message or f"{error.reason}: {error}"
+
+
+class _ProfileReader:
+    """Validates the profiles of one request."""
+
+    def __init__(
+        self, dictionary: Any, stacks: DictionaryStacks, limits: Limits, now_ms: int
     ) -> None:
-        """Add the rows of one profile.
+        self._dictionary = dictionary
+        self._stacks = stacks
+        self._limits = limits
+        self._now_ms = now_ms
+
+    def read(self, profile: Any, *, spooled: bool) -> ProfileRow:
+        """Check a profile and give its rows.
 
         Raises:
-            _Rejected: Nothing of it was added.
+            ProfileRejected: Says why it is not taken.
         """
         limits = self._limits
         if len(profile.samples) > limits.profile_samples:
-            raise _Rejected("too_many_samples", f"{len(profile.samples)} in one profile")
+            raise ProfileRejected("too_many_samples", f"{len(profile.samples)} in one profile")
         if profile.ByteSize() > limits.profile_bytes:
-            raise _Rejected("profile_too_large", f"{profile.ByteSize()} bytes")
-        time_ms = profile.time_unix_nano // _NANOS_PER_MS or now_ms
-        oldest = now_ms - (limits.max_spooled_age_ms if spooled else limits.max_age_ms)
-        if time_ms < oldest:
-            raise _Rejected("too_old", f"began {(now_ms - time_ms) // 1000} s ago")
+            raise ProfileRejected("profile_too_large", f"{profile.ByteSize()} bytes")
+        time_ms = self._time_ms(profile, spooled=spooled)
+        type_id, factor = _type_and_factor(profile, self._dictionary)
+        values = _values(profile)
+        count = sum(values)
+        if min(values, default=0) < 0:
+            raise ProfileRejected("negative_value", f"a sample has the value {min(values)}")
+        if count * factor > _INT64_MAX:
+            raise ProfileRejected("value_out_of_range", f"the total is {count * factor}")
+        node = self._stacks.node
+        nodes, amounts = _merged(
+            np.array([node(each.stack_index) for each in profile.samples], dtype=np.int64),
+            np.array(values, dtype=np.int64),
+        )
+        return ProfileRow(
+            type_id=type_id,
+            time_ms=time_ms,
+            duration_ms=min(profile.duration_nano // _NANOS_PER_MS, _INT64_MAX),
+            total=count * factor,
+            sample_count=count if factor != 1 else 0,
+            nodes=nodes,
+            values=amounts * factor,
+        )
+
+    def _time_ms(self, profile: Any, *, spooled: bool) -> int:
+        """Give a profile's time: its own, else its first sample's, else now."""
+        nanos = profile.time_unix_nano
+        if not nanos:
+            firsts = (min(each.timestamps_unix_nano, default=0) for each in profile.samples)
+            nanos = min((each for each in firsts if each), default=0)
+        now_ms, limits = self._now_ms, self._limits
+        time_ms: int = nanos // _NANOS_PER_MS or now_ms
+        if time_ms < now_ms - (limits.max_spooled_age_ms if spooled else limits.max_age_ms):
+            raise ProfileRejected("too_old", f"began {(now_ms - time_ms) // 1000} s ago")
         if time_ms > now_ms + limits.max_ahead_ms:
-            raise _Rejected("too_new", f"begins {(time_ms - now_ms) // 1000} s from now")
-        try:
-            type_id, factor = _type_and_factor(profile, dictionary)
-            values = _values_by_stack(profile, stacks)
-        except BadIndex as error:
-            raise _Rejected("bad_index", str(error)) from error
-        amounts = {stack_id: value * factor for stack_id, value in values.items()}
-        total = sum(amounts.values())
-        if total > _INT64_MAX:
-            raise _Rejected("value_out_of_range", f"the profile's total is {total}")
-        service, series_id = identity
-        count = sum(values.values()) if factor != 1 else 0
-        row = (service, type_id, time_ms, series_id)
-        rest = (min(profile.duration_nano // _NANOS_PER_MS, _INT64_MAX), total, count)
-        for name, value in zip(PROFILES.names, (*row, *rest), strict=True):
-            columns.profiles[name].append(value)
-        for name, value in zip(SAMPLES.names, row, strict=False):
-            columns.samples[name].extend([value] * len(amounts))
-        columns.samples["stack_id"].extend(amounts)
-        columns.samples["value"].extend(amounts.values())
+            raise ProfileRejected("too_new", f"begins {(time_ms - now_ms) // 1000} s from now")
+        return time_ms
 
 
-def _values_by_stack(profile: Any, stacks: DictionaryStacks) -> dict[int, int]:
-    """Sum a profile's values by stack id, zeros left out."""
-    values: dict[int, int] = {}
+def _values(profile: Any) -> list[int]:
+    """Give each sample's value.
+
+    Timestamps without values mean one observation each (opentelemetry-proto, Sample).
+    """
+    values: list[int] = []
     for sample in profile.samples:
-        # Timestamps without values mean one observation each (opentelemetry-proto, Sample).
-        value = sum(sample.values) if sample.values else len(sample.timestamps_unix_nano)
-        if any(each < 0 for each in sample.values):
-            raise _Rejected("negative_value", f"a sample has the values {list(sample.values)[:5]}")
-        if value:
-            stack_id = stacks.stack_id(sample.stack_index)
-            values[stack_id] = values.get(stack_id, 0) + value
+        found = sample.values
+        if len(found) == 1:
+            values.append(found[0])
+        elif not found:
+            values.append(len(sample.timestamps_unix_nano))
+        elif min(found) < 0:
+            values.append(-1)
+        else:
+            values.append(sum(found))
     return values
+
+
+def _merged(nodes: Int64s, values: Int64s) -> tuple[Int64s, Int64s]:
+    """Sum the values of equal nodes (threads with one stack); zeros are left out."""
+    if not len(nodes):
+        return nodes, values
+    order = np.argsort(nodes, kind="stable")
+    ordered = nodes[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    sums = np.add.reduceat(values[order], starts)
+    some = sums != 0
+    return ordered[starts][some], sums[some]
 
 
 def _type_and_factor(profile: Any, dictionary: Any) -> tuple[str, int]:
     """Give the profile type id, and what a value of 1 stands for.
 
     Raises:
-        BadIndex: A string or attribute number is outside its table.
+        ProfileRejected: A number is outside its table, or the type is none.
     """
     sample_type = _value_type(profile.sample_type, dictionary)
     period_type = _value_type(profile.period_type, dictionary)
     counted = sample_type == _COUNTED and period_type[1] == "nanoseconds"
     factor = profile.period if counted and profile.period > 0 else 1
-    for number in profile.attribute_indices:
-        if not 0 <= number < len(dictionary.attribute_table):
-            raise BadIndex(f"attribute {number} is outside its table")
-        attribute = dictionary.attribute_table[number]
-        if _string(dictionary, attribute.key_strindex) == names.PROFILE_TYPE_ATTRIBUTE:
-            try:
-                return profile_types.parse_id(attribute.value.string_value).id, factor
-            except ValueError as error:
-                raise _Rejected("bad_profile_type", str(error)) from error
+    stated = _stated_type(profile, dictionary)
+    if stated is not None:
+        is_count = (stated.sample_type, stated.sample_unit) == _COUNTED
+        return stated.id, 1 if is_count else factor
     known = _BY_SAMPLE_TYPE.get(period_type if counted else sample_type)
     if known is not None:
         return known.id, factor
+    if not sample_type[0]:
+        raise ProfileRejected("no_profile_type", "the profile has no sample type")
+    # Counts of an unknown kind stay counts: their id says so.
     parts = ("other", *sample_type, *period_type)
-    return ":".join(part.replace(":", "_") for part in parts), factor
+    return ":".join(part.replace(":", "_") for part in parts), 1
+
+
+def _stated_type(profile: Any, dictionary: Any) -> profile_types.ProfileType | None:
+    for number in profile.attribute_indices:
+        attribute = at(dictionary.attribute_table, number, "attribute")
+        if string(dictionary, attribute.key_strindex) == names.PROFILE_TYPE_ATTRIBUTE:
+            try:
+                return profile_types.parse_id(attribute.value.string_value)
+            except ValueError as error:
+                raise ProfileRejected("bad_profile_type", str(error)[:200]) from error
+    return None
 
 
 def _value_type(value_type: Any, dictionary: Any) -> tuple[str, str]:
     return (
-        _string(dictionary, value_type.type_strindex),
-        _string(dictionary, value_type.unit_strindex),
-    )
-
-
-def _string(dictionary: Any, number: int) -> str:
-    if not dictionary.string_table and number == 0:
-        return ""
-    if not 0 <= number < len(dictionary.string_table):
-        raise BadIndex(f"string {number} is outside its table")
-    return str(dictionary.string_table[number])
-
-
-def _attributes(pairs: Any) -> dict[str, str]:
-    """Give the attributes with a plain value as text."""
-    found: dict[str, str] = {}
-    for pair in pairs:
-        kind = pair.value.WhichOneof("value")
-        if kind in {"string_value", "int_value", "bool_value", "double_value"}:
-            found[pair.key] = str(getattr(pair.value, kind))
-    return found
-
-
-def _batch(
-    tenant: str,
-    batch_ids: tuple[str, ...],
-    columns: _Columns,
-    stacks: DictionaryStacks,
-    series: dict[int, dict[str, str]],
-) -> DecodedBatch:
-    stack_rows, frame_rows = stacks.tables()
-    ids = sorted(series)
-    return DecodedBatch(
-        tenant=tenant,
-        batch_ids=batch_ids,
-        series=pa.table(
-            {
-                "series_id": pa.array(ids, pa.uint64()),
-                "service_name": pa.array(
-                    [series[each]["service_name"] for each in ids], pa.string()
-                ),
-                "labels": pa.array(
-                    [sorted(series[each].items()) for each in ids],
-                    pa.map_(pa.string(), pa.string()),
-                ),
-            },
-            schema=SERIES,
-        ),
-        profiles=pa.table(columns.profiles, schema=PROFILES),
-        samples=pa.table(columns.samples, schema=SAMPLES),
-        stacks=stack_rows,
-        frames=frame_rows,
+        string(dictionary, value_type.type_strindex),
+        string(dictionary, value_type.unit_strindex),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS blocks (
 );
 CREATE TABLE IF NOT EXISTS damaged (path TEXT PRIMARY KEY, reason TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS series (
-    tenant TEXT NOT NULL, series_id BLOB NOT NULL, labels TEXT NOT NULL,
+    tenant TEXT NOT NULL, series_id BLOB NOT NULL, labels TEXT NOT NULL, last_ms INTEGER NOT NULL,
     PRIMARY KEY (tenant, series_id)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (
@@ -29,6 +29,10 @@ CREATE TABLE IF NOT EXISTS batches (
     PRIMARY KEY (tenant, batch_id)
 ) WITHOUT ROWID;
 """
+
+
+class CatalogDamaged(StorageError):
+    """The file is no readable database any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,32 +59,53 @@ class Block:
 
 
 class Catalog:
-    """One connection, one lock: a few commits a minute."""
+    """One connection, one lock: a few commits a minute.
+
+    Attributes:
+        created: It was not there before.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open or make the manifest.
 
         Raises:
+            CatalogDamaged: What is there is no database, or a broken one.
             StorageError: It was written by a newer version, or can't be opened.
         """
         self._lock = threading.Lock()
         try:
             self._db = sqlite3.connect(path, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
-            with self._db:
-                self._db.execute(
-                    "INSERT OR IGNORE INTO meta VALUES ('format_version', ?)", (FORMAT_VERSION,)
-                )
         except sqlite3.Error as error:
             raise StorageError(f"the catalog {path} can't be opened: {error}") from error
+        try:
+            self._prepare()
+        except sqlite3.Error as error:
+            self._db.close()
+            # sqlite3 raises the bare class for a damaged file, subclasses for everything else.
+            kind = CatalogDamaged if type(error) is sqlite3.DatabaseError else StorageError
+            raise kind(f"the catalog {path} can't be opened: {error}") from error
         version = self._meta("format_version")
+        self.created = version == 0
+        if self.created:
+            with self._lock, self._transaction() as db:
+                db.execute("INSERT INTO meta VALUES ('format_version', ?)", (FORMAT_VERSION,))
         if version > FORMAT_VERSION:
+            self._db.close()
             raise StorageError(
                 f"{path} has storage format {version}, this version reads up to {FORMAT_VERSION}: "
                 "start the newer collector again"
             )
+
+    def _prepare(self) -> None:
+        # Exclusive: no shared-memory file, which can't be made on a full disk; the data folder has
+        # one owner anyway.
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        self._db.executescript(_SCHEMA)
 
     def flushed_wal(self) -> int:
         """Give the number of the last log file whose content is in blocks."""
@@ -105,6 +130,21 @@ class Catalog:
             )
         ]
 
+    def series_before(self, before_ms: int | None) -> list[tuple[str, int]]:
+        """Give (tenant, series id) of those whose last row is older; of all for None."""
+        rows = self._rows(
+            "SELECT tenant, series_id FROM series WHERE ?1 IS NULL OR last_ms < ?1", (before_ms,)
+        )
+        return [(tenant, int.from_bytes(series_id, "big")) for tenant, series_id in rows]
+
+    def drop_series(self, series: Iterable[tuple[str, int]]) -> None:
+        """Forget series."""
+        with self._lock, self._transaction() as db:
+            db.executemany(
+                "DELETE FROM series WHERE tenant = ? AND series_id = ?",
+                [(tenant, series_id.to_bytes(8, "big")) for tenant, series_id in series],
+            )
+
     def batch_ids(self) -> list[tuple[str, str, int]]:
         """Give (tenant, batch id, when received) of what may come again."""
         return self._rows("SELECT tenant, batch_id, received_ms FROM batches")
@@ -114,17 +154,36 @@ class Catalog:
         blocks: Iterable[Block],
         *,
         series: Iterable[tuple[str, Series]],
+        active: Mapping[tuple[str, int], int],
         batch_ids: Iterable[tuple[str, str, int]],
         wal_number: int,
     ) -> None:
-        """Register a flush in one transaction: after a crash it happened wholly or not at all."""
+        """Register a flush in one transaction: after a crash it happened wholly or not at all.
+
+        Args:
+            blocks: What was written.
+            series: New series with their tenants.
+            active: (tenant, series id) → time of its last row.
+            batch_ids: (tenant, batch id, when received).
+            wal_number: Log files up to this one are in blocks now.
+
+        Raises:
+            StorageUnavailable: It could not be written; nothing of it counts.
+        """
         with self._lock, self._transaction() as db:
             _insert_blocks(db, blocks)
             db.executemany(
-                "INSERT OR IGNORE INTO series VALUES (?, ?, ?)",
+                "INSERT OR IGNORE INTO series VALUES (?, ?, ?, 0)",
                 [
                     (tenant, each.series_id.to_bytes(8, "big"), json.dumps(dict(each.labels)))
                     for tenant, each in series
+                ],
+            )
+            db.executemany(
+                "UPDATE series SET last_ms = MAX(last_ms, ?) WHERE tenant = ? AND series_id = ?",
+                [
+                    (last_ms, tenant, series_id.to_bytes(8, "big"))
+                    for (tenant, series_id), last_ms in active.items()
                 ],
             )
             db.executemany("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", list(batch_ids))

@@ -7,18 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flamewell_collector.errors import StorageError
 from flamewell_collector.store.catalog import Block
-from flamewell_collector.store.schema import PROFILES, SAMPLES
+from flamewell_collector.store.reader import read_table
+from flamewell_collector.store.schema import PROFILES, SAMPLES, SERIES
 from flamewell_collector.store.series import SeriesIndex
 from flamewell_collector.store.stacktable import StackTable
 from flamewell_collector.store.writer import HOUR_MS, BlockWriter
-
-CLOSED_AFTER_MS = 10 * 60 * 1000
-"""An hour is closed this long after its end: most late batches have come by then. Later ones make
-a second block, which the next round merges too."""
 
 
 class DamagedBlock(StorageError):
@@ -33,37 +29,39 @@ class DamagedBlock(StorageError):
         self.block = block
 
 
-def due(blocks: Iterable[Block], now_ms: int) -> list[list[Block]]:
-    """Give the groups of blocks (same tenant and hour, two or more) that should become one."""
+def due(blocks: Iterable[Block], closed_ms: int) -> list[list[Block]]:
+    """Give the groups of blocks (same tenant and hour, two or more) that should become one.
+
+    Args:
+        blocks: All of them.
+        closed_ms: Hours that end until then are closed.
+    """
     groups: dict[tuple[str, int], list[Block]] = defaultdict(list)
     for block in blocks:
         hour = block.start_ms // HOUR_MS
-        if (hour + 1) * HOUR_MS + CLOSED_AFTER_MS <= now_ms:
+        if (hour + 1) * HOUR_MS <= closed_ms:
             groups[block.tenant, hour].append(block)
     return [group for _, group in sorted(groups.items()) if len(group) > 1]
 
 
-def compact(
-    group: list[Block],
-    *,
-    data_dir: Path,
-    writer: BlockWriter,
-    stacks: StackTable,
-    series: SeriesIndex,
-) -> Block:
+def compact(group: list[Block], *, data_dir: Path, writer: BlockWriter) -> Block:
     """Write the block that replaces a group; the caller registers it.
+
+    Stacks and series come from the blocks themselves: nothing stays in memory afterwards.
 
     Raises:
         DamagedBlock: One of them can't be read.
         StorageUnavailable: The disk is full or read-only.
     """
     profiles, samples = [], []
+    stacks, series = StackTable(), SeriesIndex()
     for block in group:
         folder = data_dir / block.path
         try:
             stacks.load_block(folder)
-            profiles.append(_read(folder / "profiles.parquet", PROFILES))
-            samples.append(_read(folder / "samples.parquet", SAMPLES))
+            series.add(read_table(folder / "series.parquet", SERIES))
+            profiles.append(read_table(folder / "profiles.parquet", PROFILES))
+            samples.append(read_table(folder / "samples.parquet", SAMPLES))
         except (StorageError, OSError, pa.ArrowException) as error:
             raise DamagedBlock(block, str(error)) from error
     return writer.write(
@@ -73,9 +71,5 @@ def compact(
         samples=pa.concat_tables(samples),
         stacks=stacks,
         series=series,
-        compacted=True,
+        replaces=[Path(each.path).name for each in group],
     )
-
-
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
-    return pq.read_table(path, partitioning=None).cast(schema)

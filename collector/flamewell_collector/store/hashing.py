@@ -15,9 +15,18 @@ ROOT_HASH = 0
 
 def child_hash(parent_hash: int, function: str, file: str, line: int) -> int:
     """Hash of the stack made by calling ``function`` from the stack ``parent_hash``."""
-    digest = blake2b(parent_hash.to_bytes(8, "little"), digest_size=8)
-    digest.update(f"{function}\0{file}\0{line}".encode("utf-8", "surrogatepass"))
-    return int.from_bytes(digest.digest(), "little") or 1
+    return hash_of_child(parent_hash, frame_key(function, file, line))
+
+
+def frame_key(function: str, file: str, line: int) -> bytes:
+    """Give what of a frame goes into the hash, for ``hash_of_child``."""
+    return f"{function}\0{file}\0{line}".encode("utf-8", "surrogatepass")
+
+
+def hash_of_child(parent_hash: int, key: bytes) -> int:
+    """Hash of the stack made by calling the frame with this key from ``parent_hash``."""
+    digest = blake2b(parent_hash.to_bytes(8, "little") + key, digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
 
 
 def label_set_hash(labels: Iterable[tuple[str, str]]) -> int:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from flamewell_collector.errors import StorageError
 from flamewell_collector.model import DecodedBatch
 from flamewell_collector.store import batch_codec, wal
+from flamewell_collector.store.catalog import Block
 from flamewell_collector.store.writer import BLOCKS_FOLDER, TEMPORARY_FOLDER
+
+DAMAGED_FOLDER = "damaged"
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +47,22 @@ def read_log(folder: Path, *, flushed: int) -> RecoveredLog:
         try:
             replayed = wal.replay(path)
         except OSError as error:
-            log.error("the log file %s can't be read and is left as it is: %s", path.name, error)
+            log.error("the log file %s can't be read and is set aside: %s", path.name, error)
+            set_aside(path, folder.parent)
             continue
-        if replayed.skipped_bytes:
-            skipped += replayed.skipped_bytes
+        skipped += replayed.torn_bytes + replayed.damaged_bytes
+        if replayed.torn_bytes:
             log.warning(
-                "the log file %s has %d bytes that belong to no whole frame (a write that was "
-                "never acknowledged, or damage)",
+                "the log file %s ends in %d bytes of a frame that was never acknowledged; they are "
+                "left out",
                 path.name,
-                replayed.skipped_bytes,
+                replayed.torn_bytes,
+            )
+        if replayed.damaged_bytes:
+            log.error(
+                "the log file %s has %d damaged bytes between its frames: what they held is lost",
+                path.name,
+                replayed.damaged_bytes,
             )
         for payload in replayed.payloads:
             try:
@@ -61,6 +73,44 @@ def read_log(folder: Path, *, flushed: int) -> RecoveredLog:
     if batches:
         log.info("%d batches were recovered from the log", len(batches))
     return RecoveredLog(batches, last_number, skipped)
+
+
+def set_aside(path: Path, data_dir: Path) -> None:
+    """Move what is damaged out of the way, never delete it."""
+    target = data_dir / DAMAGED_FOLDER / path.name
+    try:
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+    except OSError as error:
+        log.warning("%s could not be moved to %s: %s", path, target.parent, error)
+
+
+def incomplete(data_dir: Path, blocks: Iterable[Block]) -> Iterator[tuple[Block, str]]:
+    """Give blocks whose files are missing or have another size than when they were written."""
+    for block in blocks:
+        try:
+            size = sum(each.stat().st_size for each in (data_dir / block.path).iterdir())
+        except OSError as error:
+            yield block, f"its files can't be looked at: {error}"
+        else:
+            if size != block.bytes:
+                yield block, f"its files have {size} bytes, {block.bytes} were written"
+
+
+def try_write(folder: Path) -> None:
+    """Write and remove a small file.
+
+    Raises:
+        OSError: That does not work.
+    """
+    path = folder / "probe"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    try:
+        os.write(fd, bytes(4096))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+        path.unlink()
 
 
 def sweep(data_dir: Path, *, registered: set[str]) -> None:

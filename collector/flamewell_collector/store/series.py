@@ -13,7 +13,7 @@ from flamewell_collector.store.schema import SERIES
 
 
 class SeriesIndex:
-    """Series by id. Grows only; safe to use from several threads."""
+    """Series by id; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -41,6 +41,11 @@ class SeriesIndex:
         """Add a series that is already taken apart."""
         with self._lock:
             self._series.setdefault(series.series_id, series)
+
+    def discard(self, series_id: int) -> None:
+        """Forget a series of which no row is left."""
+        with self._lock:
+            self._series.pop(series_id, None)
 
     def all(self) -> list[Series]:
         """Give every series."""

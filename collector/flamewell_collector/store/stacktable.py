@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flamewell_collector.errors import StorageError
 from flamewell_collector.model import Frames, StackTree
+from flamewell_collector.store.reader import read_table
 from flamewell_collector.store.schema import EMPTY_STACK_ID, FRAMES, STACKS
 
 Int32s = npt.NDArray[np.int32]
@@ -77,8 +77,8 @@ class StackTable:
         if block in self._loaded:
             return
         try:
-            stacks = pq.read_table(block / "stacks.parquet", schema=STACKS, partitioning=None)
-            frames = pq.read_table(block / "frames.parquet", schema=FRAMES, partitioning=None)
+            stacks = read_table(block / "stacks.parquet", STACKS)
+            frames = read_table(block / "frames.parquet", FRAMES)
         except (OSError, pa.ArrowException) as error:
             raise StorageError(
                 f"the stacks of block {block.name} can't be read: {error}"
@@ -137,12 +137,14 @@ class StackTable:
 
     def subset(self, stack_ids: UInt64s) -> tuple[pa.Table, pa.Table]:
         """Give STACKS and FRAMES tables that hold just these stacks and their ancestors."""
-        ids = np.unique(stack_ids)
-        tree = self.tree(ids, np.zeros(len(ids), dtype=np.int64))
         known = self._node_of_stack
-        nodes = np.fromiter((known.get(each, 0) for each in ids.tolist()), np.int64, len(ids))
+        found = sorted((known[each], each) for each in set(stack_ids.tolist()) if each in known)
+        nodes = np.array([node for node, _ in found], dtype=np.int64)
+        ids = np.array([stack_id for _, stack_id in found], dtype=np.uint64)
+        tree = self.tree(ids, np.zeros(len(ids), dtype=np.int64))
         place = np.searchsorted(self.paths(nodes), nodes)
         marked: list[int | None] = [None] * len(tree.parent)
+        marked[0] = EMPTY_STACK_ID
         for at, stack_id in zip(place.tolist(), ids.tolist(), strict=True):
             marked[at] = stack_id
         stacks = pa.table(

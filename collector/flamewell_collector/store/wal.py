@@ -1,11 +1,13 @@
 """The write-ahead log: numbered files of frames, made durable in groups.
 
 A frame is ``FWAL``, payload length (u32), CRC32 of the payload (u32), payload; little endian. A
-file is never appended to after a restart: recovery reads it, a fresh one takes what comes next.
+file is never appended to after a restart: recovery reads it, a fresh one takes what comes next. It
+is made with the first frame, so that a store on a full disk can be opened and read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import struct
@@ -36,18 +38,14 @@ class Wal:
     """Appends frames; one fdatasync covers all that wait (group commit)."""
 
     def __init__(self, folder: Path, *, number: int) -> None:
-        """Start a new file.
-
-        Raises:
-            StorageUnavailable: The folder can't be written.
-        """
+        """Take the folder and the number of the file to come; nothing is written yet."""
         self._folder = folder
         self._pending: list[_Ticket] = []
         self._pending_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self.number = number
         self._size = 0
-        self._fd = self._open(number)
+        self._fd: int | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -82,22 +80,17 @@ class Wal:
 
         Args:
             on_rotated: Called between the two, while nothing can be appended.
-
-        Raises:
-            StorageUnavailable: The next file can't be made; the current one stays in use.
         """
         with self._commit_lock:
-            fresh = self._open(self.number + 1)
-            os.close(self._fd)
+            self._close()
             closed, self.number = self.number, self.number + 1
-            self._fd, self._size = fresh, 0
             on_rotated()
             return closed
 
     def close(self) -> None:
         """Close the file."""
         with self._commit_lock:
-            os.close(self._fd)
+            self._close()
 
     def _commit(self) -> None:
         with self._pending_lock:
@@ -111,7 +104,9 @@ class Wal:
             )
         )
         try:
-            _write_all(self._fd, data)
+            if self._fd is None:
+                self._fd = self._open(self.number)
+            _write_all(self._fd, data, self._size)
             os.fdatasync(self._fd)
         except OSError as error:
             self._undo()
@@ -124,21 +119,32 @@ class Wal:
             ticket.done = True
 
     def _undo(self) -> None:
-        """Cut the file back to its last good frame; recovery skips what can't be cut."""
+        """Cut the file back to its last good frame.
+
+        Where that fails too, the next write goes over what is left: each has its offset.
+        """
+        if self._fd is None:
+            return
         try:
             os.ftruncate(self._fd, self._size)
-            os.lseek(self._fd, self._size, os.SEEK_SET)
         except OSError as error:
             log.warning("the log could not be cut back after a failed write: %s", error)
 
     def _open(self, number: int) -> int:
+        # A file of this number that is there already was made by a try that failed: it is empty.
         path = self._folder / f"{number:012d}{_SUFFIX}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
             sync_folder(self._folder)
-        except OSError as error:
-            raise StorageUnavailable(f"can't make the log file {path}: {error}") from error
+        except OSError:
+            os.close(fd)
+            raise
         return fd
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd, self._size = None, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +153,13 @@ class Replayed:
 
     Attributes:
         payloads: Valid frames, in order.
-        skipped_bytes: Bytes that belong to no valid frame (a torn tail, a damaged frame).
+        torn_bytes: After the last valid frame: a write that was never acknowledged.
+        damaged_bytes: Before or between valid frames: those were whole once.
     """
 
     payloads: tuple[bytes, ...]
-    skipped_bytes: int
+    torn_bytes: int
+    damaged_bytes: int
 
 
 def replay(path: Path) -> Replayed:
@@ -161,15 +169,28 @@ def replay(path: Path) -> Replayed:
         OSError: It can't be read at all.
     """
     data = path.read_bytes()
-    payloads = tuple(payload for _, payload in _frames(data))
-    valid = sum(_FRAME.size + len(payload) for payload in payloads)
-    return Replayed(payloads, len(data) - valid)
+    payloads: list[bytes] = []
+    end = damaged = 0
+    for at, payload in _frames(data):
+        damaged += at - end
+        end = at + _FRAME.size + len(payload)
+        payloads.append(payload)
+    return Replayed(tuple(payloads), torn_bytes=len(data) - end, damaged_bytes=damaged)
 
 
 def files(folder: Path) -> list[tuple[int, Path]]:
     """Give the log files by number, ascending."""
     found = [(int(path.stem), path) for path in folder.glob(f"*{_SUFFIX}") if path.stem.isdigit()]
     return sorted(found)
+
+
+def total_bytes(folder: Path) -> int:
+    """Give the size of all log files; one that goes away meanwhile counts nothing."""
+    size = 0
+    for _, path in files(folder):
+        with contextlib.suppress(FileNotFoundError):
+            size += path.stat().st_size
+    return size
 
 
 def sync_folder(folder: Path) -> None:
@@ -197,7 +218,8 @@ def _frames(data: bytes) -> Iterator[tuple[int, bytes]]:
         at = following
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _write_all(fd: int, data: bytes, at: int) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        written = os.pwrite(fd, view, at)
+        at, view = at + written, view[written:]

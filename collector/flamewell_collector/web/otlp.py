@@ -12,7 +12,9 @@ from flamewell_collector import otlp
 from flamewell_collector.errors import (
     CollectorError,
     InvalidRequest,
+    LengthRequired,
     Overloaded,
+    RequestTimeout,
     StorageUnavailable,
     TooLarge,
     UnsupportedMediaType,
@@ -56,6 +58,8 @@ def _export(ingest: Ingest, metrics: CollectorMetrics, limits: Limits) -> Respon
             request.stream,
             encoding=request.headers.get("Content-Encoding", "").strip().lower(),
             limit_bytes=limits.body_bytes,
+            length=request.content_length,
+            chunked="Transfer-Encoding" in request.headers,
         )
         result = ingest.accept(TENANT, body, as_json=as_json)
     except CollectorError as error:
@@ -70,7 +74,8 @@ def _refused(error: CollectorError, metrics: CollectorMetrics, *, as_json: bool)
     """Answer with a google.rpc.Status, as OTLP asks, and count the bytes that were refused."""
     status, reason = status_of(error)
     metrics.discarded_bytes.labels(reason, TENANT).inc(request.content_length or 0)
-    if as_json:
+    if as_json or request.mimetype != PROTOBUF:
+        as_json = True
         content = json.dumps({"code": _RPC_CODES.get(status, 2), "message": str(error)}).encode()
     else:
         content = otlp.rpc_status(_RPC_CODES.get(status, 2), str(error))
@@ -90,11 +95,14 @@ def status_of(error: CollectorError) -> tuple[int, str]:
 
 
 _STATUSES: tuple[tuple[type[CollectorError], int, str], ...] = (
+    (RequestTimeout, 408, "incomplete_body"),
+    (LengthRequired, 411, "no_length"),
     (TooLarge, 413, "body_too_large"),
     (UnsupportedMediaType, 415, "unsupported_media_type"),
     (InvalidRequest, 400, "malformed"),
     (Overloaded, 429, "overloaded"),
     (StorageUnavailable, 503, "storage_unavailable"),
 )
-# google.rpc.Code: INVALID_ARGUMENT 3, RESOURCE_EXHAUSTED 8, INTERNAL 13, UNAVAILABLE 14.
-_RPC_CODES = {400: 3, 413: 3, 415: 3, 429: 8, 500: 13, 503: 14}
+# google.rpc.Code: INVALID_ARGUMENT 3, DEADLINE_EXCEEDED 4, RESOURCE_EXHAUSTED 8, INTERNAL 13,
+# UNAVAILABLE 14.
+_RPC_CODES = {400: 3, 408: 4, 411: 3, 413: 3, 415: 3, 429: 8, 500: 13, 503: 14}

@@ -1,0 +1,79 @@
+"""What a storage holds, read in the plainest way; and letting go of one as kill -9 does."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+from collector.batches import TENANT, P, batch
+
+from flamewell_collector.model import DecodedBatch
+from flamewell_collector.store.reader import read_table
+from flamewell_collector.store.schema import PROFILES, SAMPLES
+from flamewell_collector.store.storage import Snapshot, Storage
+
+HOUR_MS = 3_600_000
+NOON_MS = 1_800_000_000_000 // HOUR_MS * HOUR_MS
+FOREVER_MS = 1 << 60
+
+
+def cpu_batch(number: int, *, time_ms: int = NOON_MS, tenant: str = TENANT) -> DecodedBatch:
+    """One profile of 10 + number."""
+    stacks = {"main": 10, f"main f{number % 7}": number}
+    return batch(
+        [P({"service_name": "payments", "pod": f"p{number % 3}"}, time_ms, stacks)],
+        batch_id=f"b{number}",
+        tenant=tenant,
+    )
+
+
+def all_rows(snapshot: Snapshot) -> tuple[pa.Table, pa.Table]:
+    profiles = [read_table(each / "profiles.parquet", PROFILES) for each in snapshot.blocks]
+    samples = [read_table(each / "samples.parquet", SAMPLES) for each in snapshot.blocks]
+    return (
+        pa.concat_tables([*profiles, snapshot.head_profiles]),
+        pa.concat_tables([*samples, snapshot.head_samples]),
+    )
+
+
+def totals(storage: Storage, *, tenant: str = TENANT) -> Counter[int]:
+    """Total of a profile → how often it is there; checked against its samples."""
+    with storage.snapshot(tenant, 0, FOREVER_MS) as snapshot:
+        profiles, samples = all_rows(snapshot)
+    assert sum(profiles.column("total").to_pylist()) == sum(samples.column("value").to_pylist())
+    return Counter(profiles.column("total").to_pylist())
+
+
+def by_function(storage: Storage, *, tenant: str = TENANT) -> dict[str, int]:
+    """Leaf function → value, through the stack table."""
+    with storage.snapshot(tenant, 0, FOREVER_MS) as snapshot:
+        for block in snapshot.blocks:
+            snapshot.stacks.load_block(block)
+        _, samples = all_rows(snapshot)
+        tree = snapshot.stacks.tree(
+            samples.column("stack_id").to_numpy(), samples.column("value").to_numpy()
+        )
+    found: Counter[str] = Counter()
+    for frame, value in zip(tree.frame.tolist(), tree.value.tolist(), strict=True):
+        if value:
+            found["" if frame < 0 else tree.frames.function[frame]] += value
+    return dict(found)
+
+
+def expected(count: int) -> Counter[int]:
+    """What ``totals`` is after the batches 0 … count - 1."""
+    return Counter(10 + number for number in range(count))
+
+
+def let_go(storage: Storage) -> None:
+    """Drop a storage without flush or close, as a kill does; its files stay as they are."""
+    storage._wal._close()
+    storage._catalog._db.close()
+    os.close(storage._lock_fd)
+    storage._lock_fd = -1
+
+
+def block_folders(data: Path) -> list[Path]:
+    return sorted(data.glob("blocks/tenant=*/date=*/hour=*/block=*"))
