@@ -129,4 +129,4 @@ def profiled_seconds(running, service: str) -> float:
         **{"from": "now-10m", "until": "now"},
     )
     covered = [at for at, value in enumerate(timeline["values"]) if value]
-    return covered[-1] - covered[0] + 15 if len(covered) > 1 else 0
+    return covered[-1] - covered[0] + 1 if covered else 0

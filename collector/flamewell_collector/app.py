@@ -1,0 +1,157 @@
+"""The only wiring: which part is given which others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from flask import Flask
+
+from flamewell_collector.config import CollectorConfig
+from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
+from flamewell_collector.ingest import Ingest
+from flamewell_collector.jobs import Job, Jobs, MemoryGauges
+from flamewell_collector.limits import Limits
+from flamewell_collector.metrics import CollectorMetrics, GaugeSource
+from flamewell_collector.query import Query
+from flamewell_collector.serving import ServingOptions
+from flamewell_collector.store.storage import Storage, StorageOptions
+from flamewell_collector.web import errors, security
+from flamewell_collector.web.api import api_blueprint
+from flamewell_collector.web.ops import ops_blueprint, store_gauges
+from flamewell_collector.web.otlp import TENANT, otlp_blueprint
+from flamewell_collector.web.pages import pages_blueprint
+from flamewell_collector.web.pyroscope import pyroscope_blueprint
+from flamewell_collector.web.pyroscope_connect import connect_blueprint
+
+_MAINTAIN_SECONDS: Final = 5.0
+_MEMORY_GAUGES_SECONDS: Final = 30.0
+_DAY_MS: Final = 86_400_000
+_HEADERS_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """The parts of a running collector.
+
+    Attributes:
+        storage: Where everything is kept.
+        query: Answers questions.
+        app: Answers requests.
+    """
+
+    storage: Storage
+    query: Query
+    app: Flask
+
+
+@contextmanager
+def running_collector(config: CollectorConfig) -> Iterator[Collector]:
+    """Open the store, start the background jobs and make the app; close all in reverse order.
+
+    Raises:
+        CollectorError: The store can't be opened.
+    """
+    metrics = CollectorMetrics()
+    storage = Storage.open(config.data_path, storage_options(config))
+    try:
+        engine = DuckDBEngine(_engine_options(config), report_damage=storage.set_aside)
+        query = Query(
+            storage,
+            engine,
+            clock=now_ms,
+            observe=lambda name, seconds: metrics.query_seconds.labels(name).observe(seconds),
+        )
+        memory = MemoryGauges(lambda: query.memory_readings(TENANT))
+        metrics.registry.register(memory)
+        metrics.add_gauges(GaugeSource(lambda: store_gauges(storage.state)))
+        maintain_seconds = min(_MAINTAIN_SECONDS, config.flush_seconds)
+        jobs = Jobs(
+            (
+                Job("maintain", maintain_seconds, lambda: storage.maintain(now_ms())),
+                Job("memory_gauges", _MEMORY_GAUGES_SECONDS, memory.refresh),
+            ),
+            failures=metrics.job_failures,
+        )
+        jobs.start()
+        try:
+            yield Collector(storage, query, create_app(config, storage, query, metrics))
+        finally:
+            jobs.stop()
+            engine.close()
+    finally:
+        storage.close()
+
+
+def create_app(
+    config: CollectorConfig, storage: Storage, query: Query, metrics: CollectorMetrics
+) -> Flask:
+    """Make the Flask app with all its doors."""
+    app = Flask("flamewell_collector")
+    limits = _limits(config)
+    ingest = Ingest(storage, metrics, limits=limits, now_ms=now_ms)
+    errors.register(app)
+    security.register(app, hosts=config.allowed_hosts if config.is_loopback else None)
+    for blueprint in (
+        otlp_blueprint(ingest, metrics, limits=limits, path=config.ingest_path),
+        api_blueprint(query, state=lambda: storage.state),
+        pyroscope_blueprint(query),
+        connect_blueprint(query),
+        ops_blueprint(metrics, state=lambda: storage.state),
+        pages_blueprint(),
+    ):
+        app.register_blueprint(blueprint)
+    return app
+
+
+def storage_options(config: CollectorConfig) -> StorageOptions:
+    """Give the store's share of the options."""
+    return StorageOptions(
+        flush_seconds=config.flush_seconds,
+        flush_rows=config.flush_rows,
+        keep_ms=round(config.retention_days * _DAY_MS),
+        keep_bytes=config.retention_bytes,
+        min_free_bytes=config.min_free_bytes,
+    )
+
+
+def serving_options(config: CollectorConfig) -> ServingOptions:
+    """Give the server's share of the options."""
+    return ServingOptions(
+        threads=config.http_threads,
+        connections=config.max_connections,
+        body_bytes=config.max_body_bytes + _HEADERS_BYTES,
+    )
+
+
+def now_ms() -> int:
+    """Give ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _engine_options(config: CollectorConfig) -> EngineOptions:
+    return EngineOptions(
+        memory_bytes=config.query_memory_bytes,
+        threads=config.query_threads,
+        timeout_seconds=config.query_timeout_seconds,
+    )
+
+
+def _limits(config: CollectorConfig) -> Limits:
+    return Limits(
+        body_bytes=config.max_body_bytes,
+        profile_samples=config.max_profile_samples,
+        profile_bytes=config.max_profile_bytes,
+        stack_depth=config.max_stack_depth,
+        symbol_bytes=config.max_symbol_bytes,
+        label_names=config.max_label_names,
+        label_name_bytes=config.max_label_name_bytes,
+        label_value_bytes=config.max_label_value_bytes,
+        series=config.max_series,
+        max_age_ms=config.max_age_seconds * 1_000,
+        max_spooled_age_ms=config.max_spooled_age_seconds * 1_000,
+        max_ahead_ms=config.max_ahead_seconds * 1_000,
+    )

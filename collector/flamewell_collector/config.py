@@ -1,0 +1,159 @@
+"""The collector's options. The only module that reads the environment."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from flamewell_collector.errors import ConfigError
+from flamewell_settings import Loaded, SettingsError, load, option
+from flamewell_wire.attributes import INGEST_PATH
+
+ENVIRONMENT_PREFIX: Final = "FLAMEWELL_COLLECTOR_"
+_KIB, _MIB, _GIB, _TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+_DAY_SECONDS = 86_400
+_YEARS_DAYS = 3_650
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorConfig:
+    """Every option with its default; units and ranges stand with the options."""
+
+    listen: str = option(
+        "127.0.0.1:4040", "host:port to serve on; port 0 takes a free one, see the first log line"
+    )
+    allow_anonymous: bool = option(
+        False, "serve on other than loopback addresses, though nobody is asked for credentials"
+    )
+    allowed_hosts: tuple[str, ...] = option(
+        (),
+        "names by which clients may call a collector on a loopback address, besides localhost "
+        "(a page of another site must not reach it through a name of its own)",
+    )
+    data_dir: str = option("./flamewell-data", "folder of the store; made if it is not there")
+    ingest_path: str = option(INGEST_PATH, "where OTLP profiles are posted")
+    retention_days: float = option(
+        30.0, "profiles older than this are removed; 0 keeps them", unit="days", low=0,
+        high=_YEARS_DAYS,
+    )  # fmt: skip
+    retention_bytes: int = option(
+        0, "the oldest profiles go until the rest fits; 0 for no limit", unit="bytes", low=0,
+        high=1024 * _TIB,
+    )  # fmt: skip
+    min_free_bytes: int = option(
+        64 * _MIB, "with less free disk nothing new is taken; reads go on", unit="bytes", low=0,
+        high=_TIB,
+    )  # fmt: skip
+    flush_seconds: float = option(
+        300.0, "what has arrived becomes Parquet when it is this old", unit="seconds", low=0.1,
+        high=_DAY_SECONDS,
+    )  # fmt: skip
+    flush_rows: int = option(
+        2_000_000, "... or when there are this many rows", unit="rows", low=1_000, high=10**9
+    )
+    query_memory_bytes: int = option(
+        512 * _MIB, "memory of all queries together", unit="bytes", low=64 * _MIB, high=_TIB
+    )
+    query_threads: int = option(2, "cores that queries may use", unit="cores", low=1, high=256)
+    query_timeout_seconds: float = option(
+        60.0, "a longer query is stopped", unit="seconds", low=0.1, high=3_600
+    )
+    http_threads: int = option(
+        8, "requests that are worked on at once", unit="threads", low=2, high=256
+    )
+    max_connections: int = option(500, "open connections at most", low=10, high=100_000)
+    max_body_bytes: int = option(
+        64 * _MIB, "a request's body, decompressed", unit="bytes", low=_KIB, high=4 * _GIB
+    )
+    max_profile_samples: int = option(
+        16_000, "profiles with more samples are rejected", unit="samples", low=1, high=10**8
+    )
+    max_profile_bytes: int = option(
+        4 * _MIB, "larger profiles are rejected", unit="bytes", low=_KIB, high=_GIB
+    )
+    max_stack_depth: int = option(
+        1_000, "deeper stacks are cut", unit="frames", low=1, high=100_000
+    )
+    max_symbol_bytes: int = option(
+        64 * _KIB, "longer function and file names are cut", unit="bytes", low=16, high=16 * _MIB
+    )
+    max_label_names: int = option(30, "labels of a series at most", low=1, high=1_000)
+    max_label_name_bytes: int = option(
+        1_024, "longest label name", unit="bytes", low=16, high=64 * _KIB
+    )
+    max_label_value_bytes: int = option(
+        2_048, "longest label value", unit="bytes", low=16, high=64 * _KIB
+    )
+    max_series: int = option(100_000, "series of a tenant at most", low=1, high=10**8)
+    max_age_seconds: int = option(
+        3_600, "older profiles are rejected", unit="seconds", low=1, high=_YEARS_DAYS * _DAY_SECONDS
+    )
+    max_spooled_age_seconds: int = option(
+        _DAY_SECONDS, "the same for batches that an agent has kept while it could not send",
+        unit="seconds", low=1, high=_DAY_SECONDS,
+    )  # fmt: skip
+    max_ahead_seconds: int = option(
+        600, "profiles further in the future are rejected", unit="seconds", low=1,
+        high=_DAY_SECONDS,
+    )  # fmt: skip
+    log_format: str = option("text", "how log lines look", choices=("text", "json"))
+    log_level: str = option(
+        "info", "least severe log lines shown", choices=("debug", "info", "warning", "error")
+    )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        problem = f"listen is {self.listen!r}, host:port is expected, e.g. 127.0.0.1:4040"
+        try:
+            parts = urlsplit(f"//{self.listen}")
+            host, port = parts.hostname, parts.port
+        except ValueError as error:  # the port is no number, or too large
+            raise ConfigError(problem) from error
+        if not host or port is None or parts.path or parts.username is not None:
+            raise ConfigError(problem)
+        return host, port
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the collector."""
+        host, _ = self.address
+        if host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def data_path(self) -> Path:
+        """The folder of the store, absolute."""
+        return Path(self.data_dir).expanduser().absolute()
+
+
+def load_config(flags: argparse.Namespace, environ: Mapping[str, str]) -> Loaded[CollectorConfig]:
+    """Merge flags, environment, file and defaults; validate.
+
+    Raises:
+        ConfigError: Names the option and what it may be.
+    """
+    try:
+        loaded = load(CollectorConfig, flags=flags, environ=environ, prefix=ENVIRONMENT_PREFIX)
+    except SettingsError as error:
+        raise ConfigError(str(error)) from error
+    config = loaded.settings
+    if not config.is_loopback and not config.allow_anonymous:
+        raise ConfigError(
+            f"listen is {config.listen!r}: others can reach that address, and nobody is asked for "
+            "credentials. Listen on 127.0.0.1, or allow it with --allow-anonymous"
+        )
+    if not config.data_dir:
+        raise ConfigError("data_dir is empty; name the folder of the store")
+    if not config.ingest_path.startswith("/") or "<" in config.ingest_path:
+        raise ConfigError(f"ingest_path is {config.ingest_path!r}, it must start with /")
+    return loaded

@@ -1,0 +1,151 @@
+"""The embedded engine: its bounds, its isolation, many threads at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import duckdb
+import pytest
+from collector.batches import TENANT, P, batch
+
+from flamewell_collector.engine import Columns, Scan, Statement, statements
+from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
+from flamewell_collector.errors import Overloaded, QueryTimeoutError, StorageError
+from flamewell_collector.store.schema import PROFILES, SAMPLES
+from flamewell_collector.store.storage import Storage, StorageOptions
+from flamewell_wire.profile_types import CPU
+
+ENDLESS = Statement(
+    reads=("profiles",), sql="SELECT SUM(range % 7) AS value FROM range(1000000000000000)"
+)
+HUNGRY = Statement(
+    reads=("profiles",), sql="SELECT LIST(range) AS value FROM range(1000000000) GROUP BY range"
+)
+WRONG = Statement(reads=("profiles",), sql="SELECT no_such_column FROM profiles")
+
+MakeEngine = Callable[..., DuckDBEngine]
+
+
+@pytest.fixture
+def make_engine() -> Iterator[MakeEngine]:
+    made: list[DuckDBEngine] = []
+
+    def make(*, damage: list | None = None, **options: float) -> DuckDBEngine:
+        seen = damage if damage is not None else []
+        engine = DuckDBEngine(
+            EngineOptions(**{"memory_bytes": 64 << 20, "threads": 1, **options}),
+            report_damage=lambda block, reason: seen.append((block, reason)),
+        )
+        made.append(engine)
+        return engine
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+def scan(*blocks: Path, **changes: object) -> Scan:
+    return Scan(
+        **{
+            "blocks": blocks,
+            "head_profiles": PROFILES.empty_table(),
+            "head_samples": SAMPLES.empty_table(),
+            "start_ms": 0,
+            "end_ms": 2**60,
+            **changes,
+        }
+    )
+
+
+def test_a_long_query_is_stopped_and_the_engine_goes_on(make_engine: MakeEngine) -> None:
+    engine = make_engine(timeout_seconds=0.2)
+    with pytest.raises(QueryTimeoutError, match=r"longer than 0\.2 s"):
+        engine.run(ENDLESS, scan())
+    assert len(engine.run(statements.STACK_SUMS, scan())["stack_id"]) == 0
+
+
+def test_a_hungry_query_fails_alone(make_engine: MakeEngine) -> None:
+    engine = make_engine(timeout_seconds=60)
+    with pytest.raises(Overloaded, match="query_memory_bytes"):
+        engine.run(HUNGRY, scan())
+    assert len(engine.run(statements.STACK_SUMS, scan())["stack_id"]) == 0
+
+
+def test_no_block_is_blamed_for_a_query_that_fails_by_itself(
+    make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    damage: list = []
+    block = write_block(tmp_path)
+    with pytest.raises(StorageError):
+        make_engine(damage=damage).run(WRONG, scan(block))
+    assert damage == []
+
+
+def test_it_reads_no_environment_and_installs_nothing(
+    make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    connection = make_engine()._connection
+    for sql in (
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SELECT * FROM read_parquet('https://127.0.0.1:1/x.parquet')",
+        "SET autoinstall_known_extensions = true",
+        "SET memory_limit = '100GB'",
+    ):
+        with pytest.raises(duckdb.Error):
+            connection.execute(sql)
+    assert list(home.iterdir()) == []
+
+
+def test_row_groups_of_other_services_are_not_read(make_engine: MakeEngine, tmp_path: Path) -> None:
+    block = write_block(tmp_path)
+    engine = make_engine()
+    plan = explain(engine, scan(block, services=("s3",), type_ids=(CPU.id,)))
+    assert "Row Groups Scanned: 1 / 20" in plan
+
+
+def test_many_threads_at_once(make_engine: MakeEngine, tmp_path: Path) -> None:
+    block = write_block(tmp_path)
+    engine = make_engine(threads=2)
+    begin = threading.Barrier(8)
+
+    def ask(number: int) -> Columns:
+        begin.wait()
+        found: Columns = {}
+        for _ in range(5):
+            found = engine.run(statements.STACK_SUMS, scan(block, services=(f"s{number}",)))
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        for number, found in enumerate(pool.map(ask, range(8))):
+            assert found["value"].tolist() == [number + 1]
+
+
+def write_block(folder: Path) -> Path:
+    """Make a block with 20 services, s0 to s19, which amount to 1 to 20."""
+    storage = Storage.open(folder / "data", StorageOptions())
+    profiles = [P({"service_name": f"s{at}"}, 1_000, {"f": at + 1}) for at in range(20)]
+    storage.append(batch(profiles, batch_id="b"))
+    storage.flush()
+    with storage.snapshot(TENANT, 0, 2_000) as snapshot:
+        (block,) = snapshot.blocks
+    storage.close()
+    return block
+
+
+def explain(engine: DuckDBEngine, wanted: Scan) -> str:
+    from flamewell_collector.engine.duckdb import _compose
+
+    sql, values = _compose(statements.STACK_SUMS, wanted, wanted.blocks)
+    cursor = engine._connection.cursor()
+    try:
+        cursor.register("head_samples", wanted.head_samples)
+        return cursor.execute(f"EXPLAIN ANALYZE {sql}", values).fetchall()[0][1]
+    finally:
+        cursor.close()
