@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from flamewell import __version__
+from flamewell.data_dir import default_data_dir
 from flamewell.errors import CommandError, UsageError
 from flamewell.read_commands import add_read_commands
-from flamewell.up import UpOptions, default_data_dir, up
+from flamewell.up import UpOptions, up
 
 _MAX_PORT = 65535
 _DESCRIPTION = """\

@@ -14,6 +14,7 @@ from flamewell.preflight import LOOPBACK, free_port
 from flamewell.processes import ProcessSpec
 
 PAYMENTS, BURNER, ORDERS = "payments", "burner", "orders"
+BUILD = "orders-build"
 OUT_OF_MEMORY_STATUS = 137
 """What the payment service ends with at its memory limit."""
 
@@ -23,7 +24,7 @@ MEMORY_LIMIT_MIB = 512
 LOOK_AT = {
     PAYMENTS: "its memory climbs with each request: remember() keeps what json.loads returned",
     BURNER: "price_cart 60 %, render_invoice 25 %, check_fraud 10 %, write_audit 5 % of its CPU",
-    ORDERS: "in Go: orders wait for each other at a mutex in priceOrder; linePrice takes the CPU",
+    ORDERS: "in Go: linePrice takes the CPU; in the mutex profile, orders wait in priceOrder",
 }
 
 _PORTS_ABOVE_COLLECTOR = 10
@@ -141,8 +142,9 @@ def plan_build(go: str, source: Path, binary: Path, environ: Mapping[str, str]) 
     folder = binary.parent.parent
     made, cache = binary.with_name(f"{ORDERS}.new"), folder / "go-cache"
     command = (go, "build", "-trimpath", "-buildvcs=false", "-o", str(made), ".")
-    settings = {**environ, **_GO_SETTINGS, "GOCACHE": str(cache), "GOPATH": str(folder / "go")}
-    return GoBuild(ProcessSpec("build", command, settings, source), made, binary, cache)
+    places = {"GOCACHE": str(cache), "GOPATH": str(folder / "go"), "OTEL_SERVICE_NAME": BUILD}
+    settings = {**environ, **_GO_SETTINGS, **places}
+    return GoBuild(ProcessSpec(BUILD, command, settings, source), made, binary, cache)
 
 
 def finish_build(build: GoBuild) -> None:

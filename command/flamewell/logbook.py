@@ -44,7 +44,7 @@ class LogBook:
             )
         except OSError as error:
             raise CommandError(f"cannot write the log file: {error}") from error
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(name)-10s %(message)s"))
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(name)-13s %(message)s"))
 
     def __enter__(self) -> Self:
         """Enter the context."""

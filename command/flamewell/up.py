@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import TextIO
 
 from flamewell.arrivals import profiled_services
+from flamewell.browser import open_page
+from flamewell.data_dir import make_data_dir
 from flamewell.demo import (
+    BUILD,
     LOOK_AT,
+    ORDERS,
     OUT_OF_MEMORY_STATUS,
     PAYMENTS,
     Demo,
@@ -48,6 +51,10 @@ _ARRIVAL_PATIENCE_SECONDS = 90.0
 _DEMO_GRACE_SECONDS = 5.0
 _AGENT_GRACE_SECONDS = 15.0
 _COLLECTOR_GRACE_SECONDS = 30.0
+_NOTE_COLUMNS = 90
+
+_DEMO_PACE = {"FLAMEWELL_AGENT_CYCLE_SECONDS": "10", "FLAMEWELL_AGENT_GO_CYCLE_SECONDS": "10"}
+"""Who looks at a demo waits for it: shorter cycles than by default, unless the user set some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,10 @@ class Up:
             *("--state-dir", str(self._options.data_dir / "agent")),
             *("--metrics-listen", f"{LOOPBACK}:{metrics}"),
         )
-        return self._part("flamewell_agent", AGENT, arguments)
+        spec = self._part("flamewell_agent", AGENT, arguments)
+        if not self._options.demo:
+            return spec
+        return replace(spec, environ={**_DEMO_PACE, **spec.environ})
 
     def _part(self, module: str, name: str, arguments: tuple[str, ...]) -> ProcessSpec:
         settings = {
@@ -174,7 +184,9 @@ class Up:
                 continue
             self._pump(_ARRIVAL_POLL_SECONDS)
             self._tell_arrivals()
-            if self._awaited and time.monotonic() > patience:
+            if BUILD in self._supervisor.names:
+                patience = time.monotonic() + _ARRIVAL_PATIENCE_SECONDS
+            elif self._awaited and time.monotonic() > patience:
                 names = ", ".join(sorted(self._awaited))
                 self._say(f"No CPU profile of {names} so far; see {self._log.path}")
                 self._awaited = frozenset()
@@ -183,8 +195,10 @@ class Up:
         arrived = self._awaited & profiled_services(self._url, self._begin_ms)
         if arrived:
             self._awaited -= arrived
-            names = ", ".join(sorted(arrived))
-            self._say(f"{time.monotonic() - self._begin:4.0f} s  first profiles of {names}")
+            self._tell_progress(f"first profiles of {', '.join(sorted(arrived))}")
+
+    def _tell_progress(self, text: str) -> None:
+        self._say(f"{time.monotonic() - self._begin:4.0f} s  {text}")
 
     def _pump(self, seconds: float | None) -> None:
         for ended in self._supervisor.pump(seconds):
@@ -211,10 +225,11 @@ class Up:
             return
         if ended.status == 0:
             finish_build(demo.build)
+            self._tell_progress("orders is built and starts")
             for spec in demo.after_build:
                 self._supervisor.start(spec)
         else:
-            self._awaited -= {"orders"}
+            self._awaited -= {ORDERS}
             self._say(f"orders is left out, its build failed. {self._describe(ended)}")
 
     def _describe(self, ended: Ended) -> str:
@@ -234,7 +249,7 @@ class Up:
             self._say("")
         note = privilege_note(read_privileges())
         if note:
-            self._say(note + "\n")
+            self._say(textwrap.fill(note, _NOTE_COLUMNS) + "\n")
         self._say("Profiles of this machine come in from now on, the first in about 20 seconds.")
         self._say(f"Data  {self._options.data_dir} (kept for the next start)")
         self._say(f"Log   {self._log.path}")
@@ -301,42 +316,3 @@ def up(options: UpOptions, *, environ: Mapping[str, str], out: TextIO) -> int:
             log=log,
             supervisor=supervisor,
         ).run()
-
-
-def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """Give the folder that is used when none is named."""
-    home = environ.get("XDG_DATA_HOME") or str(Path(environ.get("HOME", "/")) / ".local/share")
-    return Path(home) / "flamewell"
-
-
-def make_data_dir(data_dir: Path) -> None:
-    """Make the data directory, for its owner only: stacks tell much about a program.
-
-    Raises:
-        CommandError: It can't be made or written.
-    """
-    probe = data_dir / ".writable"
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise CommandError(
-            f"cannot write to the data directory {data_dir}: {error.strerror}. "
-            "Was it made by another user (sudo)? Name another one with --data-dir"
-        ) from error
-
-
-def open_page(url: str, environ: Mapping[str, str], *, interactive: bool) -> None:
-    """Show a page in the browser of the desktop, if this runs in a terminal on one."""
-    opener = shutil.which("xdg-open", path=environ.get("PATH", ""))
-    desktop = environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")
-    if not (interactive and desktop and opener):
-        return
-    subprocess.Popen(
-        [opener, url],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
