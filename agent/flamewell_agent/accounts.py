@@ -45,6 +45,7 @@ class CpuAccounts:
     def __init__(self, *, since_ticks: int) -> None:
         self._since_ticks = since_ticks
         self._accounts: dict[ProcessKey, _Account] = {}
+        self._observed_at: float | None = None
 
     def observe(self, readings: Iterable[tuple[Process, int]], now: float) -> list[Untold]:
         """Take the CPU clocks of a scan; gives what processes that ended had not told.
@@ -60,7 +61,9 @@ class CpuAccounts:
                 older = process.key.start_ticks < self._since_ticks
                 told = nanos if older else 0
                 account = _Account(process, told, told, now, now)
-                account.nanos_per_second = None if older else float(nanos)
+                # It is not older than the time since the last look.
+                age = now - self._observed_at if self._observed_at is not None else 1.0
+                account.nanos_per_second = None if older else nanos / max(age, 1.0)
             elif now > account.seen_at:
                 rate = (nanos - account.seen_nanos) / (now - account.seen_at)
                 known = rate if account.nanos_per_second is None else account.nanos_per_second
@@ -73,6 +76,7 @@ class CpuAccounts:
             if each.seen_nanos > each.told_nanos
         ]
         self._accounts = alive
+        self._observed_at = now
         return ended
 
     def nanos_per_second(self, key: ProcessKey) -> float:

@@ -167,10 +167,9 @@ class Agent:
         """Look, decide, sample, account, spool."""
         began, began_unix_nanos = time.monotonic(), time.time_ns()
         stages = self._stages
+        scanned = self._stage("discovery", stages.discovery.scan)
         # A scan that fails must not look as if all processes had ended.
-        processes = self._processes = self._stage("discovery", stages.discovery.scan) or (
-            self._processes
-        )
+        processes = self._processes = self._processes if scanned is None else scanned
         self._stage("go", lambda: stages.go.observe(processes))
         profiles = self._stage("memory", lambda: self._read_memory(processes)) or []
         profiles += self._stage("accounts", lambda: self._observe(processes)) or []

@@ -6,6 +6,8 @@ the last minute and in the last ten, whichever is less (a high-water mark, not t
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,13 +23,25 @@ RATES_HZ = (7, 11, 19, 29, 47, 97, 197, 397, 997)
 """Primes: a rate that divides a program's own period would always see the same moment."""
 UNKNOWN_RATE_HZ = 19
 """The highest rate of a first window: what a sample costs on this target is not known yet."""
-ATTACH_CPU_SECONDS = 0.025
-"""Start of py-spy and its search for the interpreter; 13 to 30 ms were measured."""
-SAMPLE_CPU_SECONDS = 0.0004
+ATTACH_CPU_SECONDS = 0.010
+"""Start of py-spy and its search for the interpreter: 5 to 30 ms were measured. The low end, since
+what it takes beyond is learned as cost of samples, and too dear a guess of those errs on the safe
+side when a rate is raised."""
+SAMPLE_CPU_SECONDS = 0.00025
 """First guess for one sample of a GIL holder: 0.11 ms at depth 6, 1.2 ms with 16 deep threads."""
 HEADROOM = 0.85
 """Predictions are right on average; this share of the allowance leaves room for those that are
 not, so that the ceiling holds."""
+BREADTH, BREADTH_AT_MOST = 0.5, 0.75
+"""Share of the allowance that goes to many targets first, and where that is not enough for all to
+have their turn; the rest goes to samples."""
+TURN_SECONDS = 60.0
+"""How long CPU time is carried (accounts.CARRY_SECONDS): within it everybody should have a turn."""
+FORGET_CYCLES = 20
+"""A cost that kept a target out for so many cycles is forgotten: the target may have changed."""
+LIMIT_FACTOR, LIMIT_SLACK_SECONDS = 1.5, 0.025
+"""A window that costs more than its prediction times this, and this more, is ended: what is not
+known of a target can't break the ceiling."""
 _SMOOTHING = 0.3
 _REST_CYCLES_AT_MOST = 64
 
@@ -113,10 +127,11 @@ class Decision:
 
 
 def decide(inputs: Inputs) -> Decision:
-    """Choose windows: first whom, at the lowest rate, then higher rates while they fit.
+    """Choose windows: first whom, at the lowest rate, then higher rates, then more targets.
 
-    Whom: those that use most CPU and have waited longest (CPU times cycles waited). A process that
-    is not chosen loses nothing but detail: its CPU time is carried to its next window.
+    Whom: those that use much CPU and have waited long (root of the CPU times cycles waited; the
+    root, since errors shrink with the root of the number of samples). A process that is not chosen
+    loses nothing but detail: its CPU time is carried to its next window.
     """
     busy: list[Candidate] = []
     skipped: list[tuple[Process, str]] = []
@@ -133,54 +148,86 @@ def decide(inputs: Inputs) -> Decision:
         key=lambda item: (-_urgency(item[1]), (item[0] / max(count, 1) + inputs.phase) % 1.0),
     )
     budget = inputs.allowance_cpu_seconds * HEADROOM
+    lowest = min(RATES_HZ[0], inputs.max_rate_hz)
+    prices = {at: _price(each, lowest, inputs.window_seconds) for at, each in order}
+    turns = math.ceil(count * inputs.window_seconds / TURN_SECONDS)
     rates: dict[int, int] = {}
-    for at, candidate in order:
-        lowest = min(RATES_HZ[0], inputs.max_rate_hz)
-        price = _cost(candidate).of(lowest, inputs.window_seconds)
-        if len(rates) < inputs.max_windows and price <= budget:
+    spent = 0.0
+    for at, price in prices.items():
+        share = BREADTH_AT_MOST if rates and len(rates) < turns else BREADTH if rates else 1.0
+        if spent + price <= budget * share and len(rates) < inputs.max_windows:
             rates[at] = lowest
-            budget -= price
+            spent += price
+    spent += _raise_rates(rates, busy, inputs, budget - spent)
+    for at, price in prices.items():
+        if at in rates:
+            continue
+        if len(rates) >= inputs.max_windows:
+            skipped.append((busy[at].process, "too_many_windows"))
+        elif spent + price > budget:
+            skipped.append((busy[at].process, "over_budget"))
         else:
-            full = len(rates) >= inputs.max_windows
-            skipped.append((candidate.process, "too_many_windows" if full else "over_budget"))
-    _raise_rates(rates, busy, inputs, budget)
-    windows = tuple(
-        Window(
-            busy[at].process,
-            rate,
-            inputs.window_seconds,
-            _cost(busy[at]).of(rate, inputs.window_seconds),
-        )
-        for at, rate in rates.items()
-    )
+            rates[at] = lowest
+            spent += price
+    windows = tuple(_window(busy[at], rate, inputs.window_seconds) for at, rate in rates.items())
     return Decision(windows, tuple(skipped))
+
+
+def _window(candidate: Candidate, rate_hz: int, seconds: int) -> Window:
+    predicted = _cost(candidate).of(rate_hz, seconds)
+    return Window(candidate.process, rate_hz, seconds, predicted, _limit(predicted))
+
+
+def _limit(predicted_cpu_seconds: float) -> float:
+    return predicted_cpu_seconds * LIMIT_FACTOR + LIMIT_SLACK_SECONDS
+
+
+def _price(candidate: Candidate, rate_hz: int, seconds: int) -> float:
+    """Give what to set aside for a window: all it may cost where its cost is only a guess."""
+    predicted = _cost(candidate).of(rate_hz, seconds)
+    return predicted if _known_cost(candidate) else _limit(predicted)
 
 
 def _raise_rates(
     rates: dict[int, int], busy: Sequence[Candidate], inputs: Inputs, budget: float
-) -> None:
-    """Raise rates step by step, always where a sample stands for the most CPU time."""
+) -> float:
+    """Raise rates step by step, always where a sample stands for the most CPU time.
+
+    Returns:
+        What that costs, in CPU seconds; the budget at most.
+    """
     ladder = [rate for rate in RATES_HZ if rate <= inputs.max_rate_hz]
-    open_ = set(rates)
-    while open_:
-        at = max(open_, key=lambda each: busy[each].cpu_nanos_per_second / rates[each])
-        limit = inputs.max_rate_hz if busy[at].cost else min(UNKNOWN_RATE_HZ, inputs.max_rate_hz)
+    spent = 0.0
+    # A heap: with hundreds of targets a search for the best at each step would itself cost.
+    waiting = [(-busy[at].cpu_nanos_per_second / rate, at) for at, rate in rates.items()]
+    heapq.heapify(waiting)
+    while waiting:
+        _, at = heapq.heappop(waiting)
+        limit = inputs.max_rate_hz if _known_cost(busy[at]) else UNKNOWN_RATE_HZ
         higher = next((rate for rate in ladder if rates[at] < rate <= limit), None)
-        extra = _cost(busy[at]).sample_seconds * inputs.window_seconds
-        if higher is None or (higher - rates[at]) * extra > budget:
-            open_.discard(at)
-        else:
-            budget -= (higher - rates[at]) * extra
+        if higher is None:
+            continue
+        extra = _price(busy[at], higher, inputs.window_seconds) - _price(
+            busy[at], rates[at], inputs.window_seconds
+        )
+        if spent + extra <= budget:
+            spent += extra
             rates[at] = higher
+            heapq.heappush(waiting, (-busy[at].cpu_nanos_per_second / higher, at))
+    return spent
 
 
 def _urgency(candidate: Candidate) -> float:
     never = 4 if candidate.cost is None else 1
-    return candidate.cpu_nanos_per_second * (1 + candidate.waited_cycles) * never
+    return math.sqrt(candidate.cpu_nanos_per_second) * (1 + candidate.waited_cycles) * never
 
 
 def _cost(candidate: Candidate) -> Cost:
-    return candidate.cost or Cost()
+    return _known_cost(candidate) or Cost()
+
+
+def _known_cost(candidate: Candidate) -> Cost | None:
+    return candidate.cost if candidate.waited_cycles < FORGET_CYCLES else None
 
 
 def learn(known: Cost | None, result: WindowResult) -> Cost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -112,12 +113,14 @@ class Window:
         rate_hz: Samples a second.
         seconds: Whole seconds (py-spy takes no fractions).
         predicted_cpu_seconds: What the governor expects it to cost.
+        cpu_limit_seconds: It is ended early where it costs more than this.
     """
 
     process: Process
     rate_hz: int
     seconds: int
     predicted_cpu_seconds: float
+    cpu_limit_seconds: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,8 @@ class WindowResult:
     Attributes:
         window: The order.
         samples: Stack and count of samples that held the GIL.
-        intervals: How often the sampler looked.
+        intervals: How often the sampler looked, or should have where it did not keep pace.
+        kept_pace: Whether it looked as often as it should.
         errors: Looks that failed (torn or vanished stacks).
         cpu_seconds: What the sampler child itself used (user + system, os.wait4).
         wall_seconds: How long it ran.
@@ -141,6 +145,7 @@ class WindowResult:
     window: Window
     samples: tuple[tuple[Stack, int], ...] = ()
     intervals: int = 0
+    kept_pace: bool = True
     errors: int = 0
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0

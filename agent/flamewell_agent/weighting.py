@@ -50,6 +50,8 @@ class Evidence:
 
 def add_evidence(known: Evidence | None, result: WindowResult) -> Evidence:
     """Take a window into account; what is known fades as far as the window knows better."""
+    if not result.kept_pace:
+        return known or Evidence()
     interval_nanos = _NANOS * max(
         1 / result.window.rate_hz, result.wall_seconds / max(result.intervals, 1)
     )

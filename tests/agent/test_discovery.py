@@ -96,7 +96,7 @@ def test_another_users_process_is_found(spawn, until):
 
 
 def test_what_execs_into_python_is_seen_as_python(spawn, until):
-    target = spawn("/bin/sh", "-c", f"sleep 0.3; exec {sys.executable} {SLEEPER}")
+    target = spawn("/bin/sh", "-c", f"sleep 1.5; exec {sys.executable} {SLEEPER}")
     discovery = Discovery()
     assert until(lambda: found_as(discovery, target.pid, "other"))
     assert until(lambda: found_as(discovery, target.pid, "cpython"))

@@ -31,8 +31,10 @@ CGROUPS: list[tuple[str, Placement]] = [
     (f"/kubepods/pod{POD}/{C}", IN_POD),
     (f"/kubepods/burstable/pod{HASH}/{C}", Placement(container_id=C, pod_uid=HASH)),
     (
-        f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{POD_}.slice/"
-        f"cri-containerd-{C}.scope",
+        (
+            f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{POD_}.slice/"
+            f"cri-containerd-{C}.scope"
+        ),
         IN_POD,
     ),
     (f"/kubepods.slice/kubepods-pod{POD_}.slice/cri-containerd-{C}.scope", IN_POD),
@@ -41,8 +43,10 @@ CGROUPS: list[tuple[str, Placement]] = [
     (f"/kubepods.slice/kubepods-pod{POD_}.slice/docker-{C}.scope", IN_POD),
     (f"/system.slice/containerd.service/kubepods-pod{POD_}.slice:cri-containerd:{C}", IN_POD),
     (
-        f"/docker/{D}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{POD_}.slice/"
-        f"cri-containerd-{C}.scope",
+        (
+            f"/docker/{D}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{POD_}.slice/"
+            f"cri-containerd-{C}.scope"
+        ),
         IN_POD,
     ),
     (f"/docker/{D}/kubelet/kubepods/burstable/pod{POD}/{C}", IN_POD),

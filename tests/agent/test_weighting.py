@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -56,9 +57,7 @@ def amounts(profiles) -> dict[tuple[Frame, ...], int]:
 
 def told(result: WindowResult, *, cpu_nanos: int, share: float) -> dict[tuple[Frame, ...], int]:
     return amounts(
-        cpu_profiles(
-            result, RESOURCE, cpu_nanos=cpu_nanos, python_share=share, start_unix_nanos=7
-        )
+        cpu_profiles(result, RESOURCE, cpu_nanos=cpu_nanos, python_share=share, start_unix_nanos=7)
     )
 
 
@@ -161,20 +160,21 @@ def test_evidence_fades_as_fast_as_new_comes_in():
 
 
 def test_nothing_used_is_nothing_told():
-    assert cpu_profiles(
-        window_result({A: 5}, cpu_nanos=0),
-        RESOURCE,
-        cpu_nanos=0,
-        python_share=1.0,
-        start_unix_nanos=0,
-    ) == []
+    assert (
+        cpu_profiles(
+            window_result({A: 5}, cpu_nanos=0),
+            RESOURCE,
+            cpu_nanos=0,
+            python_share=1.0,
+            start_unix_nanos=0,
+        )
+        == []
+    )
     assert Evidence().python_share == 1.0
 
 
 def test_unsampled_time_is_shown_as_such():
-    profile = unsampled_profile(
-        RESOURCE, cpu_nanos=5, start_unix_nanos=1, duration_nanos=2
-    )
+    profile = unsampled_profile(RESOURCE, cpu_nanos=5, start_unix_nanos=1, duration_nanos=2)
     assert amounts([profile]) == {UNSAMPLED_STACK: 5}
 
 
@@ -191,3 +191,10 @@ def test_unsampled_time_is_shown_as_such():
 def test_who_can_be_sampled(runtime, unreadable, reason):
     process = Process(ProcessKey(1, 1), runtime, "", "x", (), unreadable=unreadable)
     assert can_be_sampled(process) == reason
+
+
+def test_a_window_that_did_not_keep_pace_says_nothing_about_native_code():
+    slow = replace(window_result({A: 3}, cpu_nanos=15 * SECOND), kept_pace=False)
+    assert add_evidence(None, slow).python_share == 1.0
+    known = add_evidence(None, window_result({A: 700}, cpu_nanos=15 * SECOND))
+    assert add_evidence(known, slow) == known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import os
 import selectors
@@ -27,7 +28,8 @@ _SLACK_SECONDS = 1.0
 """-d counts intervals, not seconds: on a slow target a window would last for ever. After its time
 and this slack it is ended with SIGINT, which keeps the data (SIGTERM would lose them)."""
 _KILL_AFTER_SECONDS = 3.0
-_STOP_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = (0.02, 0.5)
+"""How long at least and at most until deadlines, costs and ``stop`` are looked at again."""
 _OUTPUT_AT_MOST = 32 << 20
 _NANOS = 1_000_000_000
 _PR_SET_PDEATHSIG = 1
@@ -64,6 +66,11 @@ class _Run:
     target_cpu_nanos: int | None
     interrupt_at: float
     interrupted: bool = False
+    overran: bool = False
+
+    def left(self) -> float:
+        """Give the CPU seconds that the child may still use; negative where it used too many."""
+        return self.window.cpu_limit_seconds - (process_cpu_nanos(self.child.pid) or 0) / _NANOS
 
 
 class PySpy:
@@ -127,7 +134,8 @@ class PySpy:
                 stdout=sink,
                 stderr=sink,
                 env={"PATH": os.defpath},
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, takes no lock
+                # Two system calls, no lock: safe also beside the agent's other threads.
+                preexec_fn=functools.partial(_die_with_parent, os.getpid()),  # noqa: PLW1509 - see above
             )
         began = time.monotonic()
         try:
@@ -141,20 +149,26 @@ class PySpy:
         return _Run(window, child, pidfd, raw, said, began, cpu_nanos, deadline)
 
     def _patience(self, running: Iterable[_Run]) -> float:
-        """Give how long to wait for a child before deadlines and ``stop`` are looked at."""
+        """Give how long to wait for a child before all are looked at again.
+
+        No child can use up what it may cost in less time than that: py-spy has one busy thread.
+        """
         now = time.monotonic()
-        next_deadline = min((run.interrupt_at - now for run in running), default=0.0)
-        return max(0.0, min(next_deadline, _STOP_LOOK_SECONDS))
+        soonest, latest = _LOOK_SECONDS
+        waits = [min(run.interrupt_at - now, run.left()) for run in running if not run.interrupted]
+        return min(latest, max(soonest, min(waits, default=soonest)))
 
     def _enforce(self, running: Iterable[_Run], *, stop_now: bool) -> None:
-        """End what is over its time: SIGINT first, SIGKILL where that does not help."""
+        """End what is over its time or cost: SIGINT first, SIGKILL where that does not help."""
         now = time.monotonic()
         for run in running:
             if run.interrupted and now >= run.interrupt_at:
                 run.child.send_signal(signal.SIGKILL)
                 run.interrupt_at = now + _KILL_AFTER_SECONDS
-            elif not run.interrupted and (stop_now or now >= run.interrupt_at):
-                run.interrupted = True
+                continue
+            overran = now >= run.interrupt_at or run.left() < 0
+            if not run.interrupted and (stop_now or overran):
+                run.interrupted, run.overran = True, overran
                 run.child.send_signal(signal.SIGINT)
                 run.interrupt_at = now + _KILL_AFTER_SECONDS
 
@@ -187,6 +201,8 @@ class PySpy:
             result,
             samples=tuple(pyspy_output.parse_raw(raw).items()),
             intervals=_intervals(run, samples + errors, wall_seconds, said),
+            # How often one that had to be cut short looked is not known.
+            kept_pace=not run.overran,
             errors=errors,
             target_cpu_nanos=max(0, after - before),
             target_clock_nanos=after,
@@ -215,6 +231,12 @@ def _take(path: Path) -> str:
     return content.decode("utf-8", "replace")
 
 
-def _die_with_parent() -> None:
-    """Have the kernel kill the child when the agent dies, however it dies."""
+def _die_with_parent(parent: int) -> None:
+    """Have the kernel kill the child when the agent dies, however it dies.
+
+    The kernel forgets this where py-spy itself has file capabilities (prctl(2)): there an orphan
+    lives until the end of its window.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call
+        os._exit(1)
