@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flamewell.demo import find_go, finish_build, plan_demo
+from flamewell.demo import find_go, finish_build, plan_demo, prepare_build
 
 WAIT_SECONDS = 60
 
@@ -28,6 +28,7 @@ def built_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data_dir = tmp_path_factory.mktemp("built")
     build = plan_demo(data_dir, collector_port=4040, environ=os.environ).build
     assert build is not None
+    prepare_build(build)
     older = data_dir / "demo/0123/orders"
     older.parent.mkdir(parents=True)
     older.touch()

@@ -28,6 +28,7 @@ def test_without_go_the_order_service_is_left_out(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.go
 def test_the_order_service_is_built_once(built_demo: Path, order_service: Path) -> None:
     assert sorted((built_demo / "demo").rglob("*")) == [order_service.parent, order_service]

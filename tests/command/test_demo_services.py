@@ -193,6 +193,7 @@ def test_the_load_outlives_a_stopped_service(run_python: Run, examples: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.go
 def test_orders_queue_up_for_the_price_list(
     run: Run, run_python: Run, get: Run, examples: Path, order_service: Path

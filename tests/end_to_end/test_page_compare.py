@@ -18,7 +18,8 @@ def compared(api: FakeApi, browser_page: Page) -> Page:
     now, before = api.change_ms, api.change_ms - 900_000
     return opened(
         browser_page, api,
-        f"service=shop&compare=1&range={now}-{now + 600_000}&base={before}-{before + 600_000}",
+        "service=shop&from=now-1h&compare=1"
+        f"&range={now}-{now + 600_000}&base={before}-{before + 600_000}",
     )  # fmt: skip
 
 

@@ -1,8 +1,11 @@
 """Burns 60, 25, 10 and 5 % of its CPU time in four functions. Runs on CPython 2.7 and newer.
 
 Each slice is metered by the thread's own CPU clock, so that the shares hold on a loaded machine too.
+Slices have random lengths: of a fixed pattern the kernel's own time slices would always cut the same
+function, and whoever looks at the clock on the wall would see that one wait for a core.
 """
 
+import random
 import time
 
 try:
@@ -10,7 +13,7 @@ try:
 except AttributeError:
     cpu_seconds = time.clock if hasattr(time, "clock") else time.process_time
 
-SLICE = 0.002  # seconds; short against a sampling interval, so that no rate can lock step with it
+SLICE = 0.002  # seconds, on average; short against a sampling interval
 
 
 def work():
@@ -51,7 +54,7 @@ def main():
         total = now - began
         owed = [share * total - used[at] for at, (_, share) in enumerate(shares)]
         at = owed.index(max(owed))
-        shares[at][0](now + SLICE * shares[at][1])
+        shares[at][0](now + random.expovariate(1 / SLICE))
         used[at] += cpu_seconds() - now
 
 

@@ -27,7 +27,8 @@ export const DEFAULTS = Object.freeze({
   service: null,
   type: CPU,
   selector: "",
-  from: "now-1h",
+  // Short enough that somebody who has just started an agent sees something.
+  from: "now-15m",
   until: "now",
   range: null,
   compare: false,

@@ -82,9 +82,14 @@ export class Timeline {
     const grid = { stroke: ink("grid"), width: 1 };
     const axis = { stroke: ink("muted"), font: FONT, grid, ticks: { show: false } };
     const stepped = globalThis.uPlot.paths.stepped({ align: 1 });
-    const drawn = { paths: stepped, points: { show: false }, width: 1.5 };
-    const series = [{}, { ...drawn, stroke: ink("line"), fill: ink("line-fill") }];
-    if (base) series.push({ ...drawn, stroke: ink("base"), dash: [4, 3] });
+    const drawn = (values, colour) => ({
+      paths: stepped,
+      width: 1.5,
+      stroke: colour,
+      points: { show: false, size: 5, fill: colour, filter: () => lonely(values) },
+    });
+    const series = [{}, { ...drawn(line.values, ink("line")), fill: ink("line-fill") }];
+    if (base) series.push({ ...drawn(base.values, ink("base")), dash: [4, 3] });
     return {
       width: this.width(),
       height: this.height(),
@@ -135,6 +140,14 @@ function columns(line, base, until) {
   all.push(ended(line.values));
   if (base) all.push(ended(times.map((_time, at) => base.values[at] ?? null)));
   return all;
+}
+
+/** Gives the points without a neighbour: a line through one point can hardly be seen. */
+function lonely(values) {
+  const missing = (at) => values[at] === null || values[at] === undefined;
+  return values.flatMap((_value, at) =>
+    !missing(at) && missing(at - 1) && missing(at + 1) ? [at] : [],
+  );
 }
 
 /** Writes ticks in local time, 24 hours; the day where it changes. */
