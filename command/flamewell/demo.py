@@ -142,9 +142,18 @@ def plan_build(go: str, source: Path, binary: Path, environ: Mapping[str, str]) 
     folder = binary.parent.parent
     made, cache = binary.with_name(f"{ORDERS}.new"), folder / "go-cache"
     command = (go, "build", "-trimpath", "-buildvcs=false", "-o", str(made), ".")
-    places = {"GOCACHE": str(cache), "GOPATH": str(folder / "go"), "OTEL_SERVICE_NAME": BUILD}
-    settings = {**environ, **_GO_SETTINGS, **places}
+    # GOTMPDIR: go removes its temporary files after SIGINT alone, and it is stopped by SIGTERM.
+    places = {"GOCACHE": str(cache), "GOTMPDIR": str(cache / "tmp"), "GOPATH": str(folder / "go")}
+    settings = {**environ, **_GO_SETTINGS, **places, "OTEL_SERVICE_NAME": BUILD}
     return GoBuild(ProcessSpec(BUILD, command, settings, source), made, binary, cache)
+
+
+def prepare_build(build: GoBuild) -> None:
+    """Make the folders that a build writes to, without what a stopped one has left."""
+    temporary = build.cache / "tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    build.binary.parent.mkdir(parents=True, exist_ok=True)
 
 
 def finish_build(build: GoBuild) -> None:

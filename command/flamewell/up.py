@@ -26,6 +26,7 @@ from flamewell.demo import (
     Demo,
     finish_build,
     plan_demo,
+    prepare_build,
 )
 from flamewell.errors import CommandError
 from flamewell.logbook import LogBook, parse_line
@@ -157,7 +158,7 @@ class Up:
         for spec in demo.at_once:
             self._supervisor.start(spec)
         if demo.build is not None:
-            demo.build.binary.parent.mkdir(parents=True, exist_ok=True)
+            prepare_build(demo.build)
             self._supervisor.start(demo.build.spec)
             self._say("Building the Go demo service (once, about half a minute) ...")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from http.client import OK
 from typing import Any, Final
 
 import orjson
@@ -31,6 +32,10 @@ def file_answer(body: bytes, *, content_type: str, name: str) -> Response:
 def compressed(answer: Response) -> Response:
     """Compress an answer with gzip where it is worth it and the client takes it."""
     answer.vary.add("Accept-Encoding")
+    if request.endpoint == "static" and request.method == "GET" and answer.status_code == OK:
+        # The page's own files: small and known, so they are read whole.
+        answer.direct_passthrough = False
+        answer.make_sequence()
     if (
         answer.direct_passthrough
         or answer.is_streamed
