@@ -145,6 +145,18 @@ def samples_taken(metrics_url: str) -> float:
     )
 
 
+def wait_for_start(metrics_url: str) -> None:
+    """Wait for the agent's metrics: among 50 busy processes its imports take a while."""
+    for _ in range(240):
+        try:
+            samples_taken(metrics_url)
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    raise SystemExit("the agent did not start; see its log")
+
+
 def run(count: int, options: argparse.Namespace, url: str) -> dict[str, object]:
     """Measure all pairs for one number of targets."""
     ratios, cpu, rss, rates = [], [], [], []
@@ -157,6 +169,7 @@ def run(count: int, options: argparse.Namespace, url: str) -> dict[str, object]:
                 without = measure(targets, options.seconds, None)
                 agent, metrics = start_agent(folder, url, options.budget)
                 try:
+                    wait_for_start(metrics)
                     time.sleep(SETTLE_SECONDS)
                     before = samples_taken(metrics)
                     having = measure(targets, options.seconds, agent)

@@ -19,7 +19,7 @@ BURST_CYCLES = 2.0
 """A cycle may take up to this many times its share, where earlier ones took less."""
 IDLE_NANOS_PER_SECOND = 1_000_000
 """0.1 % of a core: below it a window would find no sample."""
-RATES_HZ = (7, 11, 19, 29, 47, 97, 197, 397, 997)
+RATES_HZ = (7, 11, 13, 19, 23, 29, 37, 47, 61, 79, 97, 131, 197, 283, 397, 599, 997)
 """Primes: a rate that divides a program's own period would always see the same moment."""
 UNKNOWN_RATE_HZ = 19
 """The highest rate of a first window: what a sample costs on this target is not known yet."""
@@ -29,7 +29,7 @@ what it takes beyond is learned as cost of samples, and too dear a guess of thos
 side when a rate is raised."""
 SAMPLE_CPU_SECONDS = 0.00025
 """First guess for one sample of a GIL holder: 0.11 ms at depth 6, 1.2 ms with 16 deep threads."""
-HEADROOM = 0.85
+HEADROOM = 0.8
 """Predictions are right on average; this share of the allowance leaves room for those that are
 not, so that the ceiling holds."""
 BREADTH, BREADTH_AT_MOST = 0.5, 0.75
