@@ -63,7 +63,7 @@ def test_it_shows_what_was_sent(
 ) -> None:
     fill(collector)
     page = browser_page
-    page.goto(collector.url)
+    page.goto(f"{collector.url}/#from=now-1h")
     settled(page)
     expect(page.locator("#title")).to_have_text("checkout")
     rows = page.locator("#table tbody tr")
