@@ -1,7 +1,6 @@
 """The store as a whole: append, snapshot, flush, maintain. Everything else in here serves it.
 
-What holds at every moment: an acknowledged batch is in exactly one of head, frozen head or blocks,
-and on disk in a log file or a registered block.
+An acknowledged batch is always in exactly one of head, frozen head or blocks, and on disk.
 """
 
 from __future__ import annotations

@@ -82,6 +82,18 @@ def hours(profiles: pa.Table, samples: pa.Table) -> Iterator[tuple[int, pa.Table
         )
 
 
+def _block_folder(tenant: str, hour: int, name: str) -> Path:
+    """Give a block's folder, relative to the data folder."""
+    at = datetime.fromtimestamp(hour * HOUR_MS / 1000, UTC)
+    return (
+        Path(BLOCKS_FOLDER)
+        / f"tenant={quote(tenant, safe='')}"
+        / f"date={at:%Y-%m-%d}"
+        / f"hour={at:%H}"
+        / f"block={name}"
+    )
+
+
 class BlockWriter:
     """Writes blocks below a data folder; a block appears whole, by one rename, or not at all."""
 
@@ -117,14 +129,7 @@ class BlockWriter:
             StorageUnavailable: The disk is full or read-only.
         """
         name = uuid.uuid4().hex
-        at = datetime.fromtimestamp(hour * HOUR_MS / 1000, UTC)
-        relative = (
-            Path(BLOCKS_FOLDER)
-            / f"tenant={quote(tenant, safe='')}"
-            / f"date={at:%Y-%m-%d}"
-            / f"hour={at:%H}"
-            / f"block={name}"
-        )
+        relative = _block_folder(tenant, hour, name)
         temporary = self._temporary / name
         try:
             temporary.mkdir(parents=True)
