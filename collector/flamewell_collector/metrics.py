@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -76,10 +76,3 @@ class GaugeSource(Collector):
     def describe(self) -> Iterable[Metric]:
         """Give nothing: registering must not read the store."""
         return ()
-
-
-def labelled_gauge(
-    metrics: CollectorMetrics, name: str, text: str, labels: tuple[str, ...]
-) -> Gauge:
-    """Make a gauge with labels outside the collector's own prefix."""
-    return Gauge(name, text, labels, registry=metrics.registry)
