@@ -1,0 +1,98 @@
+"""The ceiling: what may still be used of the node's CPU, by the minute and by ten. No clock inside.
+
+The allowance of a cycle is what is left of the budget in the last minute and in the last ten,
+whichever is less: a high-water mark, not the present use.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+HORIZONS_SECONDS = (60.0, 600.0)
+BURST_CYCLES = 3.0
+"""A cycle may set aside up to this many times its share, where earlier ones took less. What is set
+aside is what windows cost at most; they use about half of it."""
+HEADROOM_AT_LEAST, HEADROOM_AT_MOST = 0.4, 0.97
+FIRST_HEADROOM = 0.85
+"""Share of an allowance that is given out as long as nothing is known of the errors."""
+_RECOVERY = 0.05
+
+
+@dataclass(slots=True)
+class Budget:
+    """The ceiling, and what was used of it. Times are monotonic seconds.
+
+    Attributes:
+        ratio: Share of the node's CPU.
+        cores: Of the node.
+    """
+
+    ratio: float
+    cores: int
+    _marks: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def record(self, now: float, cpu_seconds: float) -> None:
+        """Note the CPU that agent and children have used so far."""
+        self._marks.append((now, cpu_seconds))
+        while len(self._marks) > 1 and self._marks[1][0] <= now - HORIZONS_SECONDS[-1]:
+            self._marks.popleft()
+
+    @property
+    def last_cpu_seconds(self) -> float:
+        """The CPU that was noted last."""
+        return self._marks[-1][1] if self._marks else 0.0
+
+    def used_ratio(self, horizon_seconds: float) -> float:
+        """Give the share of the node's CPU that was used over the last so many seconds."""
+        if len(self._marks) < 2:  # noqa: PLR2004 - two marks make a span
+            return 0.0
+        now, cpu = self._marks[-1]
+        at, earlier = self._mark_before(now - horizon_seconds)
+        return (cpu - earlier) / max(now - at, 1e-9) / self.cores
+
+    def allowance(self, cycle_seconds: float, own_cpu_seconds: float) -> float:
+        """Give the CPU seconds that the windows of the coming cycle may use.
+
+        Args:
+            cycle_seconds: Its length.
+            own_cpu_seconds: What the agent itself will use in it.
+        """
+        per_second = self.ratio * self.cores
+        left = BURST_CYCLES * per_second * cycle_seconds
+        if self._marks:
+            now, cpu = self._marks[-1]
+            began, at_first = self._marks[0]
+            # The quiet before the start is no budget that was saved up.
+            left = min(left, per_second * (now - began + cycle_seconds) - (cpu - at_first))
+            for horizon in HORIZONS_SECONDS:
+                # All of it may be used right at the start of the cycle: a span that ends there
+                # holds the whole of the last minute too, not only its later part.
+                earlier = self._mark_before(now - horizon)[1]
+                left = min(left, per_second * horizon - (cpu - earlier))
+        return max(0.0, left - own_cpu_seconds)
+
+    def _mark_before(self, moment: float) -> tuple[float, float]:
+        found = self._marks[0]
+        for mark in self._marks:
+            if mark[0] > moment:
+                break
+            found = mark
+        return found
+
+
+def adapt_headroom(headroom: float, *, reserved: float, used: float, share: float) -> float:
+    """Correct the share of allowances that is given out by what a cycle has really used.
+
+    Args:
+        headroom: The present share.
+        reserved: CPU seconds set aside for the cycle: windows at most, and the agent itself.
+        used: CPU seconds that agent and children have used.
+        share: CPU seconds that are a cycle's part of the budget.
+
+    Returns:
+        Less at once where more was used than set aside; more, slowly, where all was well.
+    """
+    if used > reserved:
+        return max(HEADROOM_AT_LEAST, headroom / (1 + (used - reserved) / max(share, 1e-9)))
+    return headroom + _RECOVERY * (HEADROOM_AT_MOST - headroom)
