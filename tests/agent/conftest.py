@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
+
+from flamewell_agent.samplers.pyspy import PySpy, find_py_spy
 
 TARGETS = Path(__file__).parent.parent / "targets"
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
@@ -20,8 +23,14 @@ def installed_interpreters() -> dict[str, str]:
     """Version to path of each CPython of this machine that py-spy reads, ours included."""
     found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    for path in [*pyenv.glob("*/bin/python*"), *Path("/usr/bin").glob("python*")]:
-        match = re.fullmatch(r"python(2\.7|3\.(?:[6-9]|1[0-3]))", path.name)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    unpacked = cache / "flamewell" / "interpreters"
+    for path in [
+        *pyenv.glob("*/bin/python*"),
+        *Path("/usr/bin").glob("python*"),
+        *unpacked.glob("*/usr/bin/python*"),
+    ]:
+        match = re.fullmatch(r"python(2\.7|3\.(?:[6-9]|1[0-5]))", path.name)
         if match:
             found.setdefault(match.group(1), str(path))
     return dict(sorted(found.items(), key=lambda item: [int(x) for x in item[0].split(".")]))
@@ -71,3 +80,32 @@ def until() -> Callable[..., object]:
         return value
 
     return wait
+
+
+@pytest.fixture
+def spy(tmp_path: Path) -> Iterator[PySpy]:
+    """Give a sampler; its files are gone after the test."""
+    work = tmp_path / "windows"
+    yield PySpy(find_py_spy(), work)
+    assert list(work.iterdir()) == [], "files are left behind"
+
+
+@pytest.fixture
+def burning(spawn: Spawn, until: Callable[..., object]) -> Callable[..., int]:
+    """Start a target and wait until it burns."""
+
+    def start(*command: str, **options: object) -> int:
+        process = spawn(*command, **options)
+
+        def burns() -> int:
+            for pid in (process.pid, *(c.pid for c in psutil.Process(process.pid).children())):
+                times = psutil.Process(pid).cpu_times()
+                if times.user + times.system > 0.1:
+                    return pid
+            return 0
+
+        pid = until(burns, what="the target to burn")
+        assert isinstance(pid, int)
+        return pid
+
+    return start

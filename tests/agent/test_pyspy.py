@@ -14,67 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 from agent.conftest import INTERPRETERS, TARGETS
+from agent.pyspy_windows import count_of, functions, one, window
 
-from flamewell_agent.errors import ProcessGoneError, SamplerError
-from flamewell_agent.model import Process, ProcessKey, Window, WindowResult
+from flamewell_agent.errors import SamplerError
 from flamewell_agent.procfs import read_stat
 from flamewell_agent.samplers.pyspy import PySpy, find_py_spy
 from flamewell_agent.weighting import add_evidence
 
 BURNER, SLEEPER = str(TARGETS / "shares.py"), str(TARGETS / "sleeper.py")
 SHARES = {"burn_sixty": 60, "burn_twenty_five": 25, "burn_ten": 10, "burn_five": 5}
-
-
-def window(pid: int, *, rate_hz: int = 97, seconds: int = 1, limit: float = 60.0) -> Window:
-    try:
-        ticks = read_stat(Path("/proc"), pid).start_ticks
-    except ProcessGoneError:
-        ticks = 0
-    process = Process(ProcessKey(pid, ticks), "cpython", "", "python", ())
-    return Window(process, rate_hz, seconds, 0.0, cpu_limit_seconds=limit)
-
-
-@pytest.fixture
-def spy(tmp_path):
-    work = tmp_path / "windows"
-    yield PySpy(find_py_spy(), work)
-    assert list(work.iterdir()) == [], "files are left behind"
-
-
-@pytest.fixture
-def burning(spawn, until):
-    """Start a target and wait until it burns."""
-
-    def start(*command: str, **options: object) -> int:
-        process = spawn(*command, **options)
-
-        def burns() -> int:
-            for pid in (process.pid, *(c.pid for c in psutil.Process(process.pid).children())):
-                times = psutil.Process(pid).cpu_times()
-                if times.user + times.system > 0.1:
-                    return pid
-            return 0
-
-        return int(until(burns, what="the target to burn"))
-
-    return start
-
-
-def one(spy: PySpy, order: Window, stop: threading.Event | None = None) -> WindowResult:
-    (result,) = spy.run([order], stop or threading.Event())
-    return result
-
-
-def functions(result: WindowResult) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for stack, count in result.samples:
-        for name in {frame.function for frame in stack}:
-            found[name] = found.get(name, 0) + count
-    return found
-
-
-def count_of(result: WindowResult) -> int:
-    return sum(count for _, count in result.samples)
 
 
 @pytest.mark.interpreters
@@ -237,10 +185,11 @@ def test_what_an_earlier_run_left_is_removed(tmp_path):
 
 def test_kill_nine_of_the_agent_leaves_no_sampler_and_no_stopped_target(tmp_path, burning, until):
     target = burning(sys.executable, BURNER)
+    ticks = read_stat(Path("/proc"), target).start_ticks
     text = (
         "import threading; from pathlib import Path\n"
         "from flamewell_agent.model import *; from flamewell_agent.samplers.pyspy import *\n"
-        f"process = Process(ProcessKey({target}, 1), 'cpython', '', '', ())\n"
+        f"process = Process(ProcessKey({target}, {ticks}), 'cpython', '', '', ())\n"
         f"spy = PySpy(find_py_spy(), Path({str(tmp_path / 'w')!r}))\n"
         "spy.run([Window(process, 97, 60, 0.1)], threading.Event())\n"
     )

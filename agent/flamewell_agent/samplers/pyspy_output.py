@@ -15,6 +15,15 @@ _COUNT_AT_MOST = 2**32 - 1
 _DIGITS = 12
 """Longer numbers are nonsense, and int() of a very long one is slow."""
 
+_THREAD = re.compile(r"thread \((?:\d{1,20}|0[xX][0-9a-fA-F]{1,16})\)(?:: |$|(?=;))")
+_ADDRESS = re.compile(r"0x[0-9a-f]{1,16}")
+_NUMBERED = re.compile(r"\b((?:Thread|Dummy|ThreadPoolExecutor|asyncio|Timer)[-_])\d+(?:_\d+)?")
+_NAME_AT_MOST = 64
+_NAMES_AT_MOST = 100
+_SCANNED = 1024
+"""Characters of a thread's name that are looked at."""
+_OTHER = "(other)"
+
 _REASONS: tuple[tuple[str, str], ...] = (
     ("permission denied", "not_permitted"),
     ("operation not permitted", "not_permitted"),
@@ -29,25 +38,94 @@ _REASONS: tuple[tuple[str, str], ...] = (
 """What py-spy says (lower case) → coverage reason; the first that fits."""
 
 
-def parse_raw(text: str) -> dict[Stack, int]:
+def parse_raw(
+    text: str, *, threads: bool = False, native: bool = False
+) -> dict[tuple[str, Stack], int]:
     """Read ``frame;frame;… count`` lines (root first) into stacks (leaf first) and counts.
 
     Names are not escaped by py-spy: the count is split from the right, pieces are joined until
     they look like a frame, and a line that has no count belongs to the next one. Each byte is
     looked at a bounded number of times, whatever a target calls its functions.
+
+    Args:
+        text: What py-spy wrote.
+        threads: It was called with ``--threads``: each line begins with the thread.
+        native: It was called with ``--native``: addresses without a symbol become the name of
+            their file, since they differ from process to process.
+
+    Returns:
+        Counts by thread name (empty without ``threads``) and stack.
     """
-    stacks: dict[Stack, int] = {}
+    stacks: dict[tuple[str, Stack], int] = {}
     pending: list[str] = []
-    for line in text.split("\n"):
+    names: dict[str, str] = {}
+    # py-spy ends each line: what comes after the last end was cut off, and its count with it.
+    for line in text.split("\n")[:-1]:
         frames, _, count = line.rpartition(" ")
         if not (frames.endswith(")") and count.isascii() and count.isdecimal()):
             pending.append(line)
             continue
         joined = "\n".join((*pending, frames))
         pending.clear()
-        stack = tuple(reversed(list(_frames(joined))))
-        stacks[stack] = stacks.get(stack, 0) + min(int(count[:_DIGITS]), _COUNT_AT_MOST)
+        shown, name = joined, ""
+        if threads:
+            thread, shown = split_thread(joined)
+            name = _bounded(thread, names)
+        found = _frames(shown) if shown else iter(())
+        stack = tuple(reversed([_tidied(each) for each in found] if native else list(found)))
+        key = (name, stack)
+        stacks[key] = stacks.get(key, 0) + min(int(count[:_DIGITS]), _COUNT_AT_MOST)
     return stacks
+
+
+def split_thread(joined: str) -> tuple[str, str]:
+    """Split ``thread (ID): name;frames`` into the name and the frames. Pure.
+
+    The name may hold anything: it goes on to the first piece that is a frame on its own. Text that
+    does not begin with a thread has no name, and is frames as a whole.
+    """
+    begin = _THREAD.match(joined)
+    if begin is None:
+        return "", joined
+    at = joined.find(";", begin.end())
+    while at >= 0:
+        after = joined.find(";", at + 1)
+        piece = joined[at + 1 : after if after >= 0 else len(joined)]
+        if piece.endswith(")") and " (" in piece:
+            return joined[begin.end() : at], joined[at + 1 :]
+        at = after
+    return joined[begin.end() :], ""
+
+
+def thread_name(text: str) -> str:
+    """Make a thread's name fit for a label: one line, not long, without running numbers.
+
+    The standard library numbers threads for as long as a process lives; named after their
+    numbers, the threads of a server would be ever new series.
+    """
+    clean = " ".join("".join(c if c.isprintable() else " " for c in text[:_SCANNED]).split())
+    return _NUMBERED.sub(r"\1N", clean)[:_NAME_AT_MOST].strip()
+
+
+def _bounded(thread: str, names: dict[str, str]) -> str:
+    """Give the tidy name, ``(other)`` for those beyond what a window may bring."""
+    # The text as far as it is looked at: no key is longer, and equal beginnings are one name.
+    key = thread[:_SCANNED]
+    if key not in names:
+        name = thread_name(key)
+        full = len(set(names.values())) >= _NAMES_AT_MOST and name not in names.values()
+        if full:
+            return _OTHER
+        if len(names) >= _NAMES_AT_MOST**2:  # many spellings of few names
+            return name
+        names[key] = name
+    return names[key]
+
+
+def _tidied(frame: Frame) -> Frame:
+    if frame.file and _ADDRESS.fullmatch(frame.function):
+        return Frame(f"[{frame.file.rpartition('/')[2]}]", frame.file)
+    return frame
 
 
 def parse_summary(text: str) -> tuple[int, int] | None:

@@ -1,0 +1,68 @@
+"""Notes of the py-spy children at work, so that the next run ends those that a killed one left.
+
+A note is an empty file ``PID-START_TICKS.child``: nothing to be torn, one system call to make.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from pathlib import Path
+
+from flamewell_agent.errors import ProcessGoneError, ProcessUnreadableError
+from flamewell_agent.procfs import read_stat
+
+_SUFFIX = ".child"
+_COMM_BYTES = 15
+"""The kernel cuts names there (TASK_COMM_LEN)."""
+_WAIT_MILLISECONDS = 2000
+
+
+def note(work_dir: Path, pid: int) -> Path:
+    """Note a child that was just started; gives the note, to be removed when it ended."""
+    path = work_dir / f"{pid}-{read_stat(Path('/proc'), pid).start_ticks}{_SUFFIX}"
+    path.touch(mode=0o600)
+    return path
+
+
+def end_orphans(work_dir: Path, program: str) -> list[int]:
+    """End the children that an earlier run noted and that are still at work.
+
+    Killed, not asked: nobody wants their data, and the kernel lets go of what they traced.
+
+    Args:
+        work_dir: Where the notes are.
+        program: Base name of the sampler: a pid and start time of before a reboot could, with
+            much bad luck, be another process's.
+
+    Returns:
+        The pids that were ended.
+    """
+    ended = []
+    for path in work_dir.glob(f"*{_SUFFIX}"):
+        pid, _, ticks = path.name.removesuffix(_SUFFIX).partition("-")
+        if _is_number(pid) and _is_number(ticks) and _end(int(pid), int(ticks), program):
+            ended.append(int(pid))
+    return ended
+
+
+def _end(pid: int, start_ticks: int, program: str) -> bool:
+    with contextlib.suppress(OSError, OverflowError, ProcessGoneError, ProcessUnreadableError):
+        # Opened before it is looked at: from here on the number can't become another's.
+        pidfd = os.pidfd_open(pid)
+        try:
+            stat = read_stat(Path("/proc"), pid)
+            if (stat.start_ticks, stat.comm) == (start_ticks, program[:_COMM_BYTES]):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                ended = select.poll()
+                ended.register(pidfd, select.POLLIN)
+                return bool(ended.poll(_WAIT_MILLISECONDS))
+        finally:
+            os.close(pidfd)
+    return False
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _COMM_BYTES
