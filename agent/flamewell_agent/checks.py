@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -10,16 +11,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import urllib3
-
+from flamewell_agent.check_node import (
+    check_cgroups,
+    check_file_capabilities,
+    check_kernel,
+    check_seccomp,
+    check_user,
+    try_reading_a_child,
+)
+from flamewell_agent.check_result import Check, render
+from flamewell_agent.check_sending import check_collector, check_credentials
 from flamewell_agent.config import AgentConfig, parse_go_endpoint
 from flamewell_agent.errors import EndpointError, SamplerError
+from flamewell_agent.identity import kubernetes_setup
 from flamewell_agent.samplers.go_fetch import PprofClient
 from flamewell_agent.samplers.pyspy import find_py_spy
+
+__all__ = ["Check", "check_kernel", "render", "run_checks"]
 
 _CAP_DAC_READ_SEARCH, _CAP_SYS_PTRACE = 2, 19
 _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of the kernel
@@ -29,49 +39,34 @@ _LOW_DISK_RATIO = 2.0
 _YAMA_DESCENDANTS, _YAMA_ADMIN, _YAMA_NONE = 1, 2, 3
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding.
-
-    Attributes:
-        name: What was looked at.
-        status: ``ok``; ``warn``: works in part; ``fail``: the agent cannot do its work.
-        detail: What was seen.
-        mend: What to do about it, empty where nothing.
-    """
-
-    name: str
-    status: Literal["ok", "warn", "fail"]
-    detail: str
-    mend: str = ""
-
-
 def run_checks(config: AgentConfig) -> Iterator[Check]:
     """Look at everything, one finding after the other."""
     status = _read(Path("/proc/self/status"))
     capabilities = parse_capabilities(status)
     yama = _read(Path("/proc/sys/kernel/yama/ptrace_scope")).strip()
+    may_ptrace = bool(capabilities >> _CAP_SYS_PTRACE & 1)
     yield check_kernel(platform.system(), platform.release())
+    yield check_user(os.geteuid(), capabilities)
+    yield check_seccomp(status, try_reading_a_child())
     yield check_ptrace(capabilities, int(yama) if yama.isdecimal() else 0, own_uid=os.geteuid())
     yield check_other_users(capabilities)
     yield check_hidepid(_read(Path("/proc/self/mounts")), config.proc_root, capabilities)
     yield check_pid_namespace(config.proc_root)
     yield check_py_spy(config.py_spy)
+    with contextlib.suppress(SamplerError):  # told above
+        program = find_py_spy(config.py_spy)
+        yield check_file_capabilities(status, program, has_ptrace=may_ptrace)
+    yield check_cgroups(Path(config.cgroup_root))
+    if config.kubernetes == "on":
+        yield check_kubernetes(config)
     yield check_state_dir(Path(config.state_dir), config.spool_max_bytes)
     for url in config.collector_url:
-        yield check_collector(url, config)
+        yield from check_collector(url, config)
     yield check_credentials(config)
     for text in config.go_endpoints:
         yield check_go_endpoint(text)
     if config.metrics_address is not None:
         yield check_listen(config.metrics_address)
-
-
-def check_kernel(system: str, release: str) -> Check:
-    """Look at the operating system. Pure."""
-    if system != "Linux":
-        return Check("kernel", "fail", system, "run the agent on Linux")
-    return Check("kernel", "ok", f"Linux {release}")
 
 
 def check_ptrace(capabilities: int, yama_scope: int, *, own_uid: int) -> Check:
@@ -197,46 +192,10 @@ def check_state_dir(directory: Path, spool_max_bytes: int) -> Check:
     return Check(name, "ok", f"{directory} can be written, {free >> 20} MiB are free")
 
 
-def check_collector(url: str, config: AgentConfig) -> Check:
-    """Ask a collector whether it is ready."""
-    mend = "start the collector there, or set collector_url (and tls_ca_file)"
-    connections = urllib3.PoolManager(
-        retries=False,
-        timeout=_TIMEOUT_SECONDS,
-        cert_reqs="CERT_NONE" if config.tls_insecure else "CERT_REQUIRED",
-        ca_certs=config.tls_ca_file or None,
-    )
-    with connections:
-        try:
-            answer = connections.request("GET", f"{url.rstrip('/')}/ready", redirect=False)
-        except (OSError, urllib3.exceptions.HTTPError) as error:
-            return Check("collector", "fail", f"{url}: {error}", mend)
-    if answer.status != 200:  # noqa: PLR2004 - OK
-        return Check(
-            "collector",
-            "warn",
-            f"{url} answers {answer.status} on /ready",
-            "look at the collector's log; batches wait in the spool meanwhile",
-        )
-    return Check("collector", "ok", f"{url} is ready")
-
-
-def check_credentials(config: AgentConfig) -> Check:
-    """Read the files that sending needs, and tell when a token would travel in the open."""
-    for option, path in (("token_file", config.token_file), ("tls_ca_file", config.tls_ca_file)):
-        if path:
-            try:
-                Path(path).read_bytes()
-            except OSError as error:
-                return Check("credentials", "fail", str(error), f"set {option} to a readable file")
-    plain = [url for url in config.collector_url if url.startswith("http://")]
-    if config.token_file and plain:
-        return Check(
-            "credentials", "warn", f"the token goes unencrypted to {plain[0]}", "use https"
-        )
-    if config.tls_insecure:
-        return Check("credentials", "warn", "certificates are not verified", "unset tls_insecure")
-    return Check("credentials", "ok", "none needed" if not config.token_file else "readable")
+def check_kubernetes(config: AgentConfig) -> Check:
+    """List and watch the pods of this node."""
+    works, detail, mend = kubernetes_setup.probe(config)
+    return Check("kubernetes", "ok" if works else "warn", detail, mend)
 
 
 def check_go_endpoint(text: str) -> Check:
@@ -275,12 +234,6 @@ def parse_capabilities(status: str) -> int:
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)
     return 0
-
-
-def render(check: Check) -> str:
-    """Show a finding as one line, with a second one that says how to mend it. Pure."""
-    line = f"{check.status:<5} {check.name}: {check.detail}"
-    return f"{line}\n      → {check.mend}" if check.mend else line
 
 
 def _read(path: Path) -> str:

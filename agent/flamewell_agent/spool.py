@@ -1,61 +1,34 @@
 """A bounded queue of encoded batches on disk: between sampling, which never waits, and sending.
 
-One file a batch: a header with a checksum, then the compressed payload, exactly as it is sent.
-A file appears by an atomic rename after an fsync (a batch each few seconds: a few ms of disk), so
-that after kill -9 or a power cut it is whole or not there. What is damaged later is set aside and
-counted.
+``put`` hands over to a writing thread: however slow the disk is, the caller goes on. A disk that
+does not keep pace costs the oldest batches that still wait for it, counted, never time or memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import gzip
 import logging
-import os
-import struct
 import threading
 import time
-import zlib
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
 
-import zstandard
-
+from flamewell_agent import spool_files
 from flamewell_agent.errors import StateError
+from flamewell_agent.spool_files import Encoding, Segment, Waiting
 
-Encoding = Literal["zstd", "gzip"]
+__all__ = ["Encoding", "Segment", "Spool"]
 
 _log = logging.getLogger(__name__)
-_SUFFIX = ".batch"
-_TEMPORARY_SUFFIX = ".tmp"
 _CORRUPT_DIR = "corrupt"
 _KEPT_CORRUPT = 10
-_MAGIC = b"FWB1"
-_HEADER = struct.Struct("<4sB3xIQQ")
-"""Magic, encoding, CRC-32 of the rest of the header and the payload, payload size, unix ms."""
-_ENCODINGS: tuple[Encoding, ...] = ("zstd", "gzip")
-# CPU for a batch of 160 kB: zstd 3 1.4 ms, gzip 6 12 ms; zstd 9 and gzip 9 saved under 5 % more.
-_ZSTD_LEVEL, _GZIP_LEVEL = 3, 6
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One spooled batch.
-
-    Attributes:
-        sequence: Its place in the queue.
-        payload: Compressed by ``encoding``.
-        encoding: As in the HTTP header Content-Encoding.
-        created_unix_ms: When it was put.
-    """
-
-    sequence: int
-    payload: bytes
-    encoding: Encoding
-    created_unix_ms: int
+_HANDED_OVER_BATCHES, _HANDED_OVER_BYTES = 8, 16 * 1024 * 1024
+"""What may wait in memory for the disk: two minutes of cycles of 15 s."""
+_BATCHES_AT_MOST = 100_000
+"""Files in the directory: 17 days of one batch each 15 s; 20 MB of memory at most."""
+DEFAULT_MAX_AGE_SECONDS = 24 * 3600.0
+_CLOSE_SECONDS = 5.0
 
 
 class Spool:
@@ -65,8 +38,10 @@ class Spool:
         directory: Made if it is not there; one agent at a time may use it.
         max_bytes: Size of all batches together; the oldest are dropped to make room.
         encoding: How new batches are compressed; those on disk keep theirs.
+        max_age_seconds: Older batches are dropped: no collector would take them.
         on_drop: Told the reason and the number of batches that were given up: ``spool_full``,
-            ``too_large``, ``write_failed`` or ``corrupt``.
+            ``spool_busy`` (the disk is too slow), ``too_large``, ``too_old``, ``write_failed``
+            or ``corrupt``.
         clock: Seconds since the epoch.
 
     Raises:
@@ -79,79 +54,106 @@ class Spool:
         max_bytes: int,
         *,
         encoding: Encoding = "zstd",
+        max_age_seconds: float = DEFAULT_MAX_AGE_SECONDS,
         on_drop: Callable[[str, int], None] = lambda _reason, _count: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
         self._encoding: Encoding = encoding
+        self._max_age = max_age_seconds
         self._on_drop = on_drop
         self._clock = clock
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        # Two kinds of news under one lock: for the writer, and for those who wait for batches.
+        self._handed = threading.Condition(lock)
+        self._changed = threading.Condition(lock)
+        self._handed_over: deque[bytes] = deque()
+        self._handed_over_bytes = 0
+        self._writing = False
+        self._closing = False
+        self._abandoned = False
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock_file = _lock(directory / "lock")
-            self._sizes = self._recover()
+            self._lock_file = spool_files.lock(directory / "lock")
+            # In the order of their numbers. Ordered, since the first entry of a plain dict whose
+            # head has been removed entry by entry takes longer and longer to find.
+            self._waiting = OrderedDict(spool_files.recover(directory))
         except OSError as error:
             raise StateError(f"the spool {directory} cannot be used: {error}") from error
-        self._next_sequence = max(self._sizes, default=0) + 1
+        self._size_bytes = sum(each.size_bytes for each in self._waiting.values())
+        self._next_sequence = max(self._waiting, default=0) + 1
+        self._writer = threading.Thread(target=self._write_all, name="spool-writer", daemon=True)
+        self._writer.start()
 
     @property
     def size_bytes(self) -> int:
         """Disk taken by waiting batches."""
-        with self._changed:
-            return sum(self._sizes.values())
+        return self._size_bytes
 
     def __len__(self) -> int:
-        """Count waiting batches."""
+        """Count waiting batches, those that are still on their way to the disk included."""
         with self._changed:
-            return len(self._sizes)
+            return len(self._waiting) + len(self._handed_over) + self._writing
 
     def put(self, payload: bytes) -> bool:
-        """Compress and store one encoded batch; False where it had to be given up (counted)."""
-        body = _compress(payload, self._encoding)
-        size = _HEADER.size + len(body)
-        if size > self._max_bytes:
-            self._on_drop("too_large", 1)
-            return False
+        """Hand one encoded batch over to be compressed and stored; never waits for the disk.
+
+        Returns:
+            Whether it was taken. What is lost later is counted by ``on_drop``.
+        """
+        dropped = 0
         with self._changed:
-            self._make_room(size)
-            sequence = self._next_sequence
-            self._next_sequence += 1
-            try:
-                self._write(sequence, body)
-            except OSError as error:  # a full or read-only disk must not end the sampling
-                _log.warning("a batch could not be spooled: %s", error)
-                self._on_drop("write_failed", 1)
+            if self._closing:
+                self._on_drop("spool_busy", 1)
                 return False
-            self._sizes[sequence] = size
-            self._changed.notify_all()
+            self._handed_over.append(payload)
+            self._handed_over_bytes += len(payload)
+            while len(self._handed_over) > 1 and self._too_much_handed_over():
+                self._handed_over_bytes -= len(self._handed_over.popleft())
+                dropped += 1
+            self._handed.notify()
+        if dropped:
+            self._on_drop("spool_busy", dropped)
+        return True
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that was put is on disk (or given up); tell whether it is."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while self._handed_over or self._writing:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
         return True
 
     def oldest(self) -> Segment | None:
         """Read the batch that has waited longest; it stays until ``remove``."""
         while True:
+            self._drop_old()
             with self._changed:
-                sequence = next(iter(self._sizes), None)  # puts keep them in order
-                if sequence is None:
-                    return None
-                try:
-                    return _read(self._path(sequence), sequence)
-                except (OSError, ValueError) as error:
-                    self._set_aside(sequence, error)
+                sequence = next(iter(self._waiting), None)
+            if sequence is None:
+                return None
+            try:  # outside the lock: a disk that hangs must not hold up put()
+                return spool_files.read(self._path(sequence), sequence)
+            except (OSError, ValueError) as error:
+                self._set_aside(sequence, error)
 
     def remove(self, sequence: int) -> None:
         """Forget a batch that was sent or refused; it may be gone already."""
         with self._changed:
-            if self._sizes.pop(sequence, None) is not None:
-                self._unlink(sequence)
+            known = self._forget(sequence)
+        if known:
+            self._unlink(sequence)
 
     def wait(self, timeout: float) -> bool:
         """Wait until there is a batch, or ``wake`` is called; tell whether there is one."""
         with self._changed:
-            if not self._sizes:
+            if not self._waiting:
                 self._changed.wait(timeout)
-            return bool(self._sizes)
+            return bool(self._waiting)
 
     def wake(self) -> None:
         """End every ``wait``."""
@@ -159,54 +161,118 @@ class Spool:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let another agent use the directory."""
-        self._lock_file.close()
+        """Store what was handed over, and let another agent use the directory."""
+        with self._changed:
+            self._closing = True
+            self._handed.notify()
+        self._writer.join(_CLOSE_SECONDS)
+        with self._changed:
+            lost = len(self._handed_over) + self._writing
+            self._abandoned = True
+            self._handed_over.clear()
+        if lost:
+            _log.warning("%d batches could not be written in time", lost)
+            self._on_drop("spool_busy", lost)
+        if not self._writer.is_alive():
+            # A writer that hangs in the disk keeps the lock: nobody else may number files now.
+            self._lock_file.close()
 
-    def _recover(self) -> dict[int, int]:
-        """Find what a former run left: whole batches stay, half-written ones go."""
-        sizes: dict[int, int] = {}
-        for entry in sorted(self._directory.iterdir()):
-            if entry.suffix == _TEMPORARY_SUFFIX:
-                entry.unlink()
-            elif entry.suffix == _SUFFIX and entry.stem.isdecimal():
-                sizes[int(entry.stem)] = entry.stat().st_size
-        return sizes
+    def _too_much_handed_over(self) -> bool:
+        return (
+            len(self._handed_over) > _HANDED_OVER_BATCHES
+            or self._handed_over_bytes > _HANDED_OVER_BYTES
+        )
+
+    def _write_all(self) -> None:
+        """Write what is handed over until the spool is closed: the writing thread."""
+        while True:
+            with self._changed:
+                while not self._handed_over and not self._closing:
+                    self._handed.wait()
+                if not self._handed_over or self._abandoned:
+                    return
+                payload = self._handed_over.popleft()
+                self._handed_over_bytes -= len(payload)
+                self._writing = True
+            try:
+                self._store(payload)
+            except Exception:  # noqa: BLE001 - the stage's boundary: storing goes on, it is counted
+                _log.exception("a batch could not be spooled")
+                self._on_drop("write_failed", 1)
+            finally:
+                with self._changed:
+                    self._writing = False
+                    self._changed.notify_all()
+
+    def _store(self, payload: bytes) -> None:
+        body = spool_files.compress(payload, self._encoding)
+        size = spool_files.HEADER_BYTES + len(body)
+        if size > self._max_bytes:
+            _log.warning("a batch of %d bytes is larger than the whole spool", size)
+            self._on_drop("too_large", 1)
+            return
+        self._make_room(size)
+        now = self._clock()
+        sequence = self._next_sequence  # only this thread changes it
+        self._next_sequence += 1
+        try:
+            spool_files.write(self._path(sequence), body, self._encoding, int(now * 1000))
+        except OSError as error:  # a full or read-only disk must not end the sampling
+            _log.warning("a batch could not be spooled: %s", error)
+            self._on_drop("write_failed", 1)
+            return
+        with self._changed:
+            self._waiting[sequence] = Waiting(size, now)
+            self._size_bytes += size
+            self._changed.notify_all()
 
     def _make_room(self, size: int) -> None:
-        total = sum(self._sizes.values())
-        dropped = 0
-        while self._sizes and total + size > self._max_bytes:
-            sequence = next(iter(self._sizes))
-            total -= self._sizes.pop(sequence)
-            self._unlink(sequence)
-            dropped += 1
-        if dropped:
-            self._on_drop("spool_full", dropped)
+        dropped = []
+        with self._changed:
+            while self._waiting and (
+                self._size_bytes + size > self._max_bytes or len(self._waiting) >= _BATCHES_AT_MOST
+            ):
+                sequence = next(iter(self._waiting))
+                self._forget(sequence)
+                dropped.append(sequence)
+        self._give_up(dropped, "spool_full")
 
-    def _write(self, sequence: int, body: bytes) -> None:
-        fields = (_ENCODINGS.index(self._encoding), len(body), int(self._clock() * 1000))
-        path = self._path(sequence)
-        temporary = path.with_suffix(_TEMPORARY_SUFFIX)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-        try:
-            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-                file.write(
-                    _HEADER.pack(_MAGIC, fields[0], _checksum(fields, body), fields[1], fields[2])
-                )
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            _sync_directory(self._directory)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+    def _drop_old(self) -> None:
+        """Drop what no collector would take any more.
+
+        The times are the wall clock's. Where that was set back nothing looks old; where it was set
+        forward, the collector would take the old times for old as well.
+        """
+        limit = self._clock() - self._max_age
+        dropped = []
+        with self._changed:
+            while self._waiting:
+                sequence, first = next(iter(self._waiting.items()))
+                if first.created_unix >= limit:
+                    break
+                self._forget(sequence)
+                dropped.append(sequence)
+        self._give_up(dropped, "too_old")
+
+    def _give_up(self, sequences: list[int], reason: str) -> None:
+        for sequence in sequences:
+            self._unlink(sequence)
+        if sequences:
+            self._on_drop(reason, len(sequences))
+
+    def _forget(self, sequence: int) -> bool:
+        """Take a batch out of the books; the lock is held."""
+        known = self._waiting.pop(sequence, None)
+        if known is not None:
+            self._size_bytes -= known.size_bytes
+        return known is not None
 
     def _set_aside(self, sequence: int, error: Exception) -> None:
         """Move a damaged batch out of the queue, for people to look at; keep a few of them."""
+        with self._changed:
+            if not self._forget(sequence):
+                return  # dropped to make room between the look and the read
         _log.warning("batch %d in the spool is damaged, set aside: %s", sequence, error)
-        self._sizes.pop(sequence)
         corrupt = self._directory / _CORRUPT_DIR
         with contextlib.suppress(OSError):
             corrupt.mkdir(mode=0o700, exist_ok=True)
@@ -223,54 +289,4 @@ class Spool:
             _log.warning("batch %d cannot be deleted: %s", sequence, error)
 
     def _path(self, sequence: int) -> Path:
-        return self._directory / f"{sequence:020d}{_SUFFIX}"
-
-
-def _lock(path: Path) -> BinaryIO:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    file = os.fdopen(descriptor, "wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise StateError(
-            f"another agent uses {path.parent}; stop it or set state_dir to another directory"
-        ) from error
-    return file
-
-
-def _compress(payload: bytes, encoding: Encoding) -> bytes:
-    if encoding == "gzip":
-        return gzip.compress(payload, _GZIP_LEVEL, mtime=0)
-    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(payload)
-
-
-def _checksum(fields: tuple[int, int, int], body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32(struct.pack("<BQQ", *fields)))
-
-
-def _read(path: Path, sequence: int) -> Segment:
-    """Read and check one file.
-
-    Raises:
-        ValueError: It is not what was written.
-    """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        content = file.read()
-    if len(content) < _HEADER.size:
-        raise ValueError("shorter than its header")
-    magic, encoding, checksum, size, created = _HEADER.unpack_from(content)
-    body = content[_HEADER.size :]
-    if magic != _MAGIC or encoding >= len(_ENCODINGS) or size != len(body):
-        raise ValueError("header and size do not match")
-    if checksum != _checksum((encoding, size, created), body):
-        raise ValueError("the checksum does not match")
-    return Segment(sequence, body, _ENCODINGS[encoding], created)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return spool_files.path_of(self._directory, sequence)

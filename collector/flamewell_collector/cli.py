@@ -14,10 +14,9 @@ from flamewell_collector import __version__
 from flamewell_collector.app import now_ms, running_collector, serving_options, storage_options
 from flamewell_collector.config import CollectorConfig, load_config
 from flamewell_collector.errors import CollectorError, ConfigError
-from flamewell_collector.logs import set_up
 from flamewell_collector.serving import StopSignals, bind, serve_until, url_of
 from flamewell_collector.store.storage import Storage
-from flamewell_settings import add_flags, render
+from flamewell_settings import add_flags, logs, render
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags.print_config:
             print(render(loaded))
             return DONE
-        set_up(loaded.settings.log_format, loaded.settings.log_level, sys.stderr)
+        logs.set_up(
+            "flamewell_collector", loaded.settings.log_format, loaded.settings.log_level, sys.stderr
+        )
         command = next(each for each in COMMANDS if each.name == flags.command)
         command.run(loaded.settings)
     except ConfigError as error:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
+from xml.etree import ElementTree as ET
 
 import pytest
 import zstandard
@@ -24,10 +25,12 @@ from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 i
     ExportProfilesServiceRequest,
 )
 
-from flamewell_agent import checks, cli
+from flamewell_agent import check_node, check_sending, checks, cli, once, targets
 from flamewell_agent.errors import AgentError
+from flamewell_agent.flame_formats import fold, speedscope
+from flamewell_agent.flame_svg import draw
 from flamewell_agent.model import Coverage, Frame, Process, ProcessKey
-from flamewell_agent.once import find_python, fold
+from flamewell_agent.once import find_python
 from flamewell_agent.spool import Segment, Spool
 
 BURN = """
@@ -83,7 +86,7 @@ class Collector:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                if not collector.down:
+                if body and not collector.down:
                     plain = zstandard.decompress(body)
                     collector.requests.append(ExportProfilesServiceRequest.FromString(plain))
                 self.send_response(503 if collector.down else 200)
@@ -340,7 +343,7 @@ def test_wrong_usage_and_wrong_configuration_are_2(capsys):
     assert told.out == ""
     assert "cycle_seconds" in told.err
     assert "1 to 300 seconds" in told.err
-    for arguments in ((), ("fly",), ("once", "zero"), ("once", "0")):
+    for arguments in ((), ("fly",), ("once", "zero"), ("once", "0"), ("once", "1", "--rate", "0")):
         assert called(*arguments) == 2
 
 
@@ -359,12 +362,24 @@ def test_the_table_of_targets_has_a_line_for_each(capsys, monkeypatch):
         Coverage(python_process(22), "payments", "sampled", "47hz"),
     ]
     monkeypatch.setattr(cli, "preview", lambda _config: rows)
-    monkeypatch.setattr(cli.logs, "set_up", lambda *_: None)
+    monkeypatch.setattr(cli.logs, "set_up", lambda *_, **__: None)
+    monkeypatch.setattr(cli, "_CPU_SECONDS", 0.0)
     assert called("targets") == 0
-    heading, first, second = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["PID", "RUNTIME", "DECISION", "REASON", "SERVICE"]
-    assert first.split() == ["22", "cpython", "3.11", "sampled", "47hz", "payments"]
-    assert second.endswith("memory_only              init  (no profiler for it)")
+    told = capsys.readouterr()
+    heading, first, second = told.out.splitlines()
+    assert heading.split() == [
+        *("PID", "RUNTIME", "CPU", "%", "DECISION", "REASON", "CONTAINER", "SERVICE")
+    ]
+    assert first.split()[:3] == ["22", "cpython", "3.11"]
+    assert first.split()[4:] == ["sampled", "47hz", "-", "payments"]
+    assert second.endswith("init  (no profiler for it)")
+    assert told.err == "2 processes: 1 sampled, 1 skipped, 0 failed (1 memory_only)\n"
+    assert called("targets", "--service", "pay*", "--runtime", "cpython", "--explain") == 0
+    told = capsys.readouterr()
+    assert "init" not in told.out
+    assert told.err.startswith("1 of 2: 1 sampled")
+    assert called("targets", "--state", "skipped", "--explain") == 0
+    assert "no profiler reads it" in capsys.readouterr().out
 
 
 def python_process(pid: int = 7, **fields: str) -> Process:
@@ -382,6 +397,66 @@ def test_the_reason_against_a_process_is_told():
     with pytest.raises(AgentError, match="free-threaded"):
         find_python([python_process(unreadable="free_threaded")], 7)
     assert find_python([python_process(8), python_process(7)], 7).key.pid == 7
+
+
+CONTAINER = "0123456789ab" + "c" * 52
+
+
+def test_a_container_is_found_by_the_beginning_of_its_id():
+    inside = f"/docker/{CONTAINER}"
+    first, second = python_process(7, cgroup=inside), python_process(8, cgroup=inside)
+    shell = python_process(9, cgroup=inside, runtime="other", executable="sh")
+    known = [first, second, shell, python_process(10)]
+    assert once.select(known, CONTAINER[:12]) == ("container 0123456789ab", [first, second])
+    assert once.select(known, "10") == ("python (pid 10)", [known[3]])
+    with pytest.raises(AgentError, match="no process runs in a container"):
+        once.select(known, "f" * 12)
+    with pytest.raises(AgentError, match=r"no Python process to sample, but: sh \(other\)"):
+        once.select([shell], CONTAINER)
+    other = python_process(11, cgroup="/docker/0123456789ab" + "d" * 52)
+    with pytest.raises(AgentError, match="2 containers begin with"):
+        once.select([*known, other], CONTAINER[:12])
+
+
+def test_a_hostile_name_cannot_move_the_cursor():
+    row = Coverage(python_process(7), "evil\x1b[2J\nname", "skipped", "idle")
+    text = targets.table(targets.measure([row], 0.0, read=lambda _pid: None))
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == 2
+
+
+EVIL = Frame("</text><script>alert(1)</script>&\ud800\x00\u202e", '"/x\ny', 3)
+
+
+def test_the_picture_is_xml_whatever_the_names_are():
+    svg = draw([((EVIL, Frame("main")), 3), ((Frame("main"),), 1)], title="<t>", subtitle="a&b")
+    root = ET.fromstring(svg)
+    assert not root.findall(".//{http://www.w3.org/2000/svg}script")
+    assert "alert(1)" in svg
+    assert svg.count('class="bar"') == 3
+    assert draw([], title="").count('class="bar"') == 1
+    deep = tuple(Frame(f"f{at}") for at in range(5_000))
+    assert "are not drawn" in draw([(deep, 1)], title="deep")
+
+
+def test_speedscope_counts_every_sample():
+    samples = [((EVIL, Frame("main")), 3), ((Frame("main"),), 1)]
+    document = json.loads(speedscope(samples, title="t"))
+    (profile,) = document["profiles"]
+    assert (profile["samples"], profile["weights"]) == ([[0, 1], [0]], [3, 1])
+    assert profile["endValue"] == 4
+    assert [each["name"] for each in document["shared"]["frames"]] == ["main", EVIL.function]
+
+
+@pytest.mark.parametrize("form", ["svg", "speedscope"])
+def test_once_in_other_forms(tmp_path, burning, form):
+    file = tmp_path / "out"
+    flags = ("--wall", "--threads", "--rate", "50")
+    result = run("once", str(burning), "--seconds", "1", "-o", str(file), "--format", form, *flags)
+    assert result.returncode == 0, result.stderr
+    text = file.read_text()
+    assert "spin" in text
+    assert "thread" in text
 
 
 def test_folded_lines_cannot_be_broken_by_names():
@@ -431,6 +506,57 @@ def test_capabilities_are_read():
 
 def test_other_systems_are_refused():
     assert checks.check_kernel("Darwin", "25").status == "fail"
+
+
+@pytest.mark.parametrize(
+    ("release", "status"),
+    [("5.3.0-1", "ok"), ("6.8.0", "ok"), ("4.18.0-553.el8", "fail"), ("weird", "ok")],
+)
+def test_old_kernels_are_refused(release, status):
+    assert checks.check_kernel("Linux", release).status == status
+
+
+def test_seccomp_is_named_when_reading_fails():
+    refused = "Operation not permitted"
+    found = check_node.check_seccomp("Seccomp:\t2\n", refused)
+    assert (found.status, "process_vm_readv" in found.mend) == ("fail", True)
+    found = check_node.check_seccomp("Seccomp:\t0\n", refused)
+    assert (found.status, "AppArmor" in found.mend) == ("fail", True)
+    assert check_node.check_seccomp("Seccomp:\t2\n", "").status == "ok"
+    assert check_node.try_reading_a_child() == ""
+
+
+def test_capabilities_have_names():
+    assert "SYS_PTRACE" in check_node.check_user(0, PTRACE).detail
+    assert "none that matter" in check_node.check_user(1000, 0).detail
+
+
+def test_cgroups(tmp_path):
+    assert check_node.check_cgroups(tmp_path).status == "warn"
+    (tmp_path / "memory").mkdir()
+    assert "v1" in check_node.check_cgroups(tmp_path).detail
+    (tmp_path / "cgroup.controllers").write_text("cpu memory\n")
+    assert check_node.check_cgroups(tmp_path).status == "ok"
+    (tmp_path / "cgroup.controllers").write_text("cpu\n")
+    assert check_node.check_cgroups(tmp_path).status == "warn"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(200, "ok"), (400, "ok"), (401, "fail"), (403, "fail"), (404, "fail"), (502, "warn")],
+)
+def test_the_right_to_write(status, expected):
+    found = check_sending.judge_write("http://c", status, with_token=True)
+    assert found.status == expected
+    assert bool(found.mend) == (expected != "ok")
+
+
+@pytest.mark.parametrize(("skew", "status"), [(2, "ok"), (-90, "warn"), (3600, "fail")])
+def test_clocks_that_differ(skew, status):
+    date = "Sun, 01 Mar 2026 12:00:00 GMT"
+    found = check_sending.check_clock("http://c", date, 1772366400 + skew)
+    assert found.status == status
+    assert check_sending.check_clock("http://c", "soon", 0).status == "ok"
 
 
 def test_a_full_disk_is_told_in_advance(tmp_path):

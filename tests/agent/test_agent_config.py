@@ -14,10 +14,9 @@ import pytest
 import yaml
 
 from flamewell_agent import config as agent_config
-from flamewell_agent import logs
 from flamewell_agent.config import AgentConfig, load_config, parse_go_endpoint
 from flamewell_agent.errors import ConfigError
-from flamewell_settings import add_flags, render
+from flamewell_settings import add_flags, logs, render
 
 
 def loaded(*arguments: str, environ: dict[str, str] | None = None):
@@ -81,6 +80,9 @@ def test_several_collectors_are_a_failover_list():
         (("--labels", "a-b=c"), "labels"),
         (("--ingest-path", "v1"), "ingest_path"),
         (("--config", "/nonexistent.yaml"), "/nonexistent.yaml"),
+        (("--tls-key-file", "key.pem"), "tls_key_file is set without tls_cert_file"),
+        (("--proxy-url", "socks5://h"), "proxy_url"),
+        (("--spool-max-age-seconds", "5"), "spool_max_age_seconds.*60 to"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_it_may_be(arguments, named):
@@ -156,7 +158,7 @@ def stream():
 
 
 def test_json_log_lines(stream):
-    logs.set_up("json", "info", stream)
+    logs.set_up("flamewell_agent", "json", "info", stream, fields={"node": "n1"})
     log = logging.getLogger("flamewell_agent.daemon")
     log.debug("not shown")
     log.info("cycle of %d", 3, extra={"pod": "payments-1", "where": Path("/x")})
@@ -170,6 +172,7 @@ def test_json_log_lines(stream):
         "level": "info",
         "msg": "cycle of 3",
         "logger": "flamewell_agent.daemon",
+        "node": "n1",
         "pod": "payments-1",
         "where": "/x",
     }
@@ -178,9 +181,27 @@ def test_json_log_lines(stream):
 
 
 def test_text_log_lines(stream):
-    logs.set_up("text", "warning", stream)
+    logs.set_up("flamewell_agent", "text", "warning", stream)
     logging.getLogger("flamewell_agent").info("not shown")
     logging.getLogger("urllib3").info("not shown")
     logging.getLogger("flamewell_agent").warning("disk is full", extra={"free": 0})
     (line,) = stream.getvalue().splitlines()
     assert line.endswith("WARNING disk is full free=0")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_hostile_name_cannot_write_a_line_of_its_own(stream, form):
+    logs.set_up("flamewell_agent", form, "info", stream)
+    evil = "a\nERROR forged\r\x1b[2J\u2028b"
+    logging.getLogger("flamewell_agent").info("process %s", evil, extra={"name_of": evil})
+    text = stream.getvalue()
+    assert len(text.splitlines()) == 1
+    assert "\x1b" not in text
+
+
+def test_a_proxys_password_is_not_shown():
+    text = render(loaded("--proxy-url", "http://ann:hunter2@proxy:3128"))
+    assert "hunter2" not in text
+    with pytest.raises(ConfigError) as caught:
+        loaded("--proxy-url", "http://ann:hunter2@:x")
+    assert "hunter2" not in str(caught.value)

@@ -87,8 +87,8 @@ def test_every_documented_name_is_there_from_the_first_scrape_on(metrics):
 
 
 def test_verbs_end_up_in_their_metrics(metrics):
-    metrics.set_overhead(0.004)
-    metrics.set_budget(0.01)
+    metrics.set_overhead(0.004, 0.003)
+    metrics.set_budget(0.01, 1 << 20)
     metrics.add_pause(0.25)
     metrics.add_samples("go", "ok", 30)
     metrics.add_stage_failure("identity")

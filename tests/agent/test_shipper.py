@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import socket
 import ssl
 import subprocess
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -51,7 +54,9 @@ class Collector:
                 whole = answer if isinstance(answer, tuple) else (answer, {}, b"")
                 status, headers, content = whole
                 if status == 200:
-                    collector.received.append(zstandard.decompress(body))
+                    gzipped = self.headers["Content-Encoding"] == "gzip"
+                    plain = gzip.decompress if gzipped else zstandard.decompress
+                    collector.received.append(plain(body))
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
@@ -129,6 +134,7 @@ def batches(count: int) -> list[bytes]:
 def fill(spool: Spool, count: int) -> None:
     for each in batches(count):
         spool.put(each)
+        spool.flush(20)
 
 
 def test_batches_arrive_in_order_and_leave_the_spool(spool, metrics):
@@ -171,7 +177,7 @@ def test_retry_after_is_kept(spool, metrics):
     assert metric(metrics, "send_failures_total", reason="status_503") == 1
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502])
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502])
 def test_what_may_pass_is_tried_again(spool, metrics, status):
     with (
         Collector(status, status) as collector,
@@ -183,13 +189,58 @@ def test_what_may_pass_is_tried_again(spool, metrics, status):
     assert collector.attempts == 4
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 415, 422])
+@pytest.mark.parametrize("status", [400, 405, 413, 422])
 def test_what_is_refused_for_good_is_dropped_and_counted(spool, metrics, status):
     with Collector(status) as collector, shipping(spool, metrics, Destination((collector.url,))):
         fill(spool, 2)
         until(lambda: len(spool) == 0)
     assert collector.received == batches(2)[1:]
     assert metric(metrics, "dropped_batches_total", reason=f"status_{status}") == 1
+
+
+def test_a_collector_without_zstd_gets_gzip(spool, metrics):
+    with Collector(415) as collector, shipping(spool, metrics, Destination((collector.url,))):
+        fill(spool, 3)
+        until(lambda: len(spool) == 0)
+    assert collector.received == batches(3)
+    encodings = [each["Content-Encoding"] for each in collector.headers]
+    assert encodings == ["zstd", "gzip", "gzip", "gzip"]
+
+
+def test_what_no_encoding_helps_is_dropped(spool, metrics):
+    with Collector(415, 415) as collector, shipping(spool, metrics, Destination((collector.url,))):
+        fill(spool, 2)
+        until(lambda: len(spool) == 0)
+    assert collector.received == batches(2)[1:]
+    assert metric(metrics, "dropped_batches_total", reason="status_415") == 1
+
+
+@pytest.mark.parametrize(("status", "told"), [(413, "raise the collector's limit"), (401, "token")])
+def test_an_answer_tells_what_to_do(status, told):
+    assert told in judge(status, {}, b"", NOW).detail
+
+
+def test_everything_goes_through_the_proxy(spool, metrics):
+    with Collector() as proxy:
+        destination = Destination(
+            (f"http://collector.invalid{PATH}",),
+            proxy_url=f"http://ann:s%20x@127.0.0.1:{proxy.port}",
+        )
+        with shipping(spool, metrics, destination):
+            fill(spool, 1)
+            until(lambda: len(spool) == 0)
+    assert proxy.received == batches(1)
+    headers = proxy.headers[0]
+    assert headers[":path"] == f"http://collector.invalid{PATH}"
+    assert headers["proxy-authorization"] == "Basic " + b64encode(b"ann:s x").decode()
+
+
+def test_the_environments_proxy_is_not_used(spool, metrics, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with Collector() as collector, shipping(spool, metrics, Destination((collector.url,))):
+        fill(spool, 1)
+        until(lambda: len(spool) == 0)
+    assert collector.received == batches(1)
 
 
 def test_a_batch_that_always_breaks_the_collector_does_not_hold_back_the_rest(spool, metrics):
@@ -308,16 +359,7 @@ def test_without_a_usable_token_nothing_is_sent_until_there_is_one(
 
 
 def test_tls_is_verified_against_the_given_authority(spool, metrics, tmp_path):
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "1", "-subj", "/CN=collector", "-addext"),
-            *("subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = make_certificate(tmp_path, "collector")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
     with Collector(tls=tls) as collector:
@@ -327,6 +369,47 @@ def test_tls_is_verified_against_the_given_authority(spool, metrics, tmp_path):
         assert collector.attempts == 0
         with shipping(spool, metrics, Destination((collector.url,), ca_file=certificate)):
             until(lambda: len(spool) == 0)
+    assert collector.received == [b"1"]
+
+
+def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "1", "-subj", f"/CN={name}", "-addext"),
+            *("subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+def test_the_agent_shows_its_own_certificate_and_takes_a_rotated_one(spool, metrics, tmp_path):
+    server = make_certificate(tmp_path, "server")
+    good, other = make_certificate(tmp_path, "agent"), make_certificate(tmp_path, "other")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2  # refuses in the handshake, not after it
+    tls.load_cert_chain(*server)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.load_verify_locations(good[0])
+    own = tmp_path / "own.pem"
+    own.write_bytes(other[0].read_bytes() + other[1].read_bytes())
+    with Collector(tls=tls) as collector:
+        destination = Destination((collector.url,), ca_file=server[0], cert_file=own)
+        with shipping(spool, metrics, destination):
+            spool.put(b"1")
+            until(lambda: metric(metrics, "send_failures_total", reason="tls") >= 1)
+            assert collector.attempts == 0
+            rotated = tmp_path / "new.pem"
+            rotated.write_bytes(good[0].read_bytes() + good[1].read_bytes())
+            rotated.rename(own)
+            until(lambda: len(spool) == 0)
+            own.write_text("half a file")
+            spool.put(b"2")
+            reason = "credentials_unreadable"
+            until(lambda: metric(metrics, "send_failures_total", reason=reason) >= 1)
     assert collector.received == [b"1"]
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from flamewell_agent import spool as spool_module
+from flamewell_agent import spool_files
 from flamewell_agent.errors import StateError
 from flamewell_agent.spool import Spool
 
@@ -44,7 +46,15 @@ def plain(segment) -> bytes:
     return zstandard.decompress(segment.payload)
 
 
+def put(spool: Spool, *batches: bytes) -> None:
+    """Put, and wait until all is on disk."""
+    for each in batches:
+        assert spool.put(each)
+        assert spool.flush(20)
+
+
 def take_all(spool: Spool) -> list[bytes]:
+    assert spool.flush(20)
     taken = []
     while (segment := spool.oldest()) is not None:
         taken.append(plain(segment))
@@ -57,8 +67,7 @@ def files(directory: Path) -> list[Path]:
 
 
 def test_what_is_put_comes_out_in_order_and_stays_until_removed(spool):
-    for index in range(5):
-        assert spool.put(b"batch %d" % index)
+    put(spool, *(b"batch %d" % index for index in range(5)))
     assert plain(spool.oldest()) == plain(spool.oldest()) == b"batch 0"
     assert take_all(spool) == [b"batch %d" % index for index in range(5)]
     assert spool.oldest() is None
@@ -67,11 +76,11 @@ def test_what_is_put_comes_out_in_order_and_stays_until_removed(spool):
 
 def test_it_goes_on_where_a_former_run_stopped(tmp_path):
     first = Spool(tmp_path, MIB)
-    first.put(b"old")
+    put(first, b"old")
     sequence = first.oldest().sequence
     first.close()
     second = Spool(tmp_path, MIB)
-    second.put(b"new")
+    put(second, b"new")
     assert second.oldest().sequence == sequence
     assert second.size_bytes == sum(each.stat().st_size for each in files(tmp_path))
     assert take_all(second) == [b"old", b"new"]
@@ -83,7 +92,7 @@ def test_gzip_is_kept_beside_zstd(tmp_path):
     with_gzip.put(b"one")
     with_gzip.close()
     with_zstd = Spool(tmp_path, MIB)
-    with_zstd.put(b"two")
+    put(with_zstd, b"two")
     assert with_zstd.oldest().encoding == "gzip"
     assert take_all(with_zstd) == [b"one", b"two"]
     with_zstd.close()
@@ -92,7 +101,7 @@ def test_gzip_is_kept_beside_zstd(tmp_path):
 def test_the_oldest_make_room_and_are_counted(tmp_path, drops):
     spool = Spool(tmp_path, 10_000, on_drop=drops)
     for index in range(20):
-        spool.put(bytes([index]) + os.urandom(1_000))
+        put(spool, bytes([index]) + os.urandom(1_000))
     kept = take_all(spool)
     assert [each[0] for each in kept] == list(range(20 - len(kept), 20))
     assert 5 < len(kept) < 10
@@ -102,8 +111,7 @@ def test_the_oldest_make_room_and_are_counted(tmp_path, drops):
 
 def test_a_batch_beyond_the_whole_spool_is_refused(tmp_path, drops):
     spool = Spool(tmp_path, 1_000, on_drop=drops)
-    spool.put(b"small")
-    assert not spool.put(os.urandom(2_000))
+    put(spool, b"small", os.urandom(2_000))
     assert drops == {"too_large": 1}
     assert take_all(spool) == [b"small"]
     spool.close()
@@ -123,8 +131,7 @@ def test_a_batch_beyond_the_whole_spool_is_refused(tmp_path, drops):
     ],
 )
 def test_a_damaged_batch_is_set_aside_and_counted(spool, drops, tmp_path, damage):
-    for text in (b"first", b"second"):
-        spool.put(text)
+    put(spool, b"first", b"second")
     file = files(tmp_path / "spool")[0]
     file.write_bytes(damage(file.read_bytes()))
     assert take_all(spool) == [b"second"]
@@ -133,8 +140,7 @@ def test_a_damaged_batch_is_set_aside_and_counted(spool, drops, tmp_path, damage
 
 
 def test_only_a_few_damaged_batches_are_kept(spool, drops, tmp_path):
-    for _ in range(15):
-        spool.put(b"text")
+    put(spool, *[b"text"] * 15)
     for file in files(tmp_path / "spool"):
         file.write_bytes(b"?")
     assert take_all(spool) == []
@@ -151,15 +157,14 @@ def test_half_written_files_are_swept(tmp_path):
 
 
 def test_a_file_that_vanished_is_passed_over(spool, drops, tmp_path):
-    spool.put(b"one")
-    spool.put(b"two")
+    put(spool, b"one", b"two")
     files(tmp_path / "spool")[0].unlink()
     assert take_all(spool) == [b"two"]
     assert drops == {"corrupt": 1}
 
 
 def test_a_symbolic_link_is_not_followed(spool, drops, tmp_path):
-    spool.put(b"one")
+    put(spool, b"one")
     secret = tmp_path / "secret"
     files(tmp_path / "spool")[0].rename(secret)
     (tmp_path / "spool" / "00000000000000000001.batch").symlink_to(secret)
@@ -169,9 +174,9 @@ def test_a_symbolic_link_is_not_followed(spool, drops, tmp_path):
 
 def test_a_disk_that_cannot_be_written_drops_the_batch_only(spool, drops, tmp_path):
     (tmp_path / "spool" / "00000000000000000001.tmp").mkdir()  # root ignores permissions
-    assert not spool.put(b"one")
+    put(spool, b"one")
     assert drops == {"write_failed": 1}
-    assert spool.put(b"two")
+    put(spool, b"two")
     assert take_all(spool) == [b"two"]
 
 
@@ -196,6 +201,124 @@ def test_a_waiting_reader_is_woken_by_a_put(spool):
     assert spool.wait(0)
 
 
+class SlowDisk:
+    """Lets no fsync end until it is told to."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.reached, self.release = threading.Event(), threading.Event()
+        real = os.fsync
+
+        def slow(descriptor: int) -> None:
+            self.reached.set()
+            self.release.wait(30)
+            real(descriptor)
+
+        monkeypatch.setattr(spool_files.os, "fsync", slow)
+
+
+def test_put_does_not_wait_for_a_disk_that_hangs(spool, drops, monkeypatch):
+    disk = SlowDisk(monkeypatch)
+    spool.put(b"0")
+    assert disk.reached.wait(20)
+    for index in range(1, 30):
+        spool.put(b"%d" % index)  # would hang here
+    assert len(spool) == 9
+    assert spool.oldest() is None
+    assert not spool.flush(0.01)
+    disk.release.set()
+    assert take_all(spool) == [b"0", *(b"%d" % index for index in range(22, 30))]
+    assert drops == {"spool_busy": 21}
+
+
+def test_what_waits_for_the_disk_is_bounded_in_bytes(spool, drops, monkeypatch):
+    disk = SlowDisk(monkeypatch)
+    spool.put(b"first")
+    assert disk.reached.wait(20)
+    for _ in range(3):
+        spool.put(bytes(9 * MIB))
+    assert len(spool) == 2
+    disk.release.set()
+    assert spool.flush(20)
+    assert drops == {"spool_busy": 2}
+
+
+def test_closing_stores_what_was_handed_over(tmp_path):
+    spool = Spool(tmp_path, MIB)
+    for index in range(5):
+        spool.put(b"%d" % index)
+    spool.close()
+    again = Spool(tmp_path, MIB)
+    assert take_all(again) == [b"0", b"1", b"2", b"3", b"4"]
+    again.close()
+    assert not again.put(b"late")
+
+
+def test_batches_that_no_collector_would_take_any_more_are_dropped(tmp_path, drops):
+    now = [1_000_000.0]
+    options = {"max_age_seconds": 100.0, "on_drop": drops, "clock": lambda: now[0]}
+    spool = Spool(tmp_path, MIB, **options)
+    put(spool, b"old", b"old too")
+    now[0] += 60
+    put(spool, b"young")
+    now[0] += 60
+    assert take_all(spool) == [b"young"]
+    assert drops == {"too_old": 2}
+    assert files(tmp_path) == []
+    spool.close()
+
+
+def test_a_clock_that_was_set_back_makes_nothing_old(tmp_path, drops):
+    now = [1_000_000.0]
+    spool = Spool(tmp_path, MIB, max_age_seconds=100, on_drop=drops, clock=lambda: now[0])
+    put(spool, b"before")
+    now[0] -= 5_000
+    put(spool, b"after")
+    assert take_all(spool) == [b"before", b"after"]
+    assert not drops
+    spool.close()
+
+
+def test_many_leftover_files(tmp_path, drops, monkeypatch):
+    for index in range(2_000):
+        (tmp_path / f"{index:020d}.batch").write_bytes(b"?")
+    (tmp_path / "00000000000000009999.batch").mkdir()
+    (tmp_path / "00000000000000008888.batch").symlink_to("/etc/passwd")
+    (tmp_path / "\u0663.batch").write_bytes(b"not ours")
+    monkeypatch.setattr(spool_module, "_BATCHES_AT_MOST", 1_000)
+    spool = Spool(tmp_path, MIB, on_drop=drops)
+    assert (len(spool), spool.size_bytes) == (2_000, 2_000)
+    put(spool, b"new")
+    assert len(spool) == 1_000
+    assert drops == {"spool_full": 1_001}
+    assert len(files(tmp_path)) == 1_003
+    spool.close()
+
+
+def test_the_size_is_always_that_of_the_files(spool, tmp_path):
+    put(spool, *(os.urandom(index) for index in range(50)))
+    for _ in range(10):
+        spool.remove(spool.oldest().sequence)
+    spool.remove(1)
+    assert spool.size_bytes == sum(each.stat().st_size for each in files(tmp_path / "spool"))
+
+
+def test_a_pipe_in_place_of_a_batch_does_not_hang(spool, drops, tmp_path):
+    put(spool, b"one", b"two")
+    first = files(tmp_path / "spool")[0]
+    first.unlink()
+    os.mkfifo(first)
+    assert take_all(spool) == [b"two"]
+    assert drops == {"corrupt": 1}
+
+
+def test_a_batch_is_encoded_anew_for_a_collector_without_zstd(spool):
+    put(spool, b"text" * 100)
+    segment = spool_files.as_gzip(spool.oldest())
+    assert segment.encoding == "gzip"
+    assert plain(segment) == b"text" * 100
+    assert spool_files.as_gzip(segment) is segment
+
+
 WRITER = """
 import sys
 from pathlib import Path
@@ -204,6 +327,7 @@ spool = Spool(Path(sys.argv[1]), 1 << 30)
 index = int(sys.argv[2])
 while True:
     spool.put(b"%d " % index * 2000)
+    spool.flush(20)
     print(index, flush=True)
     index += 1
 """
