@@ -11,26 +11,49 @@ from typing import Final
 from flask import Flask
 
 from flamewell_collector.config import CollectorConfig
+from flamewell_collector.dispatch import Dispatch
 from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
 from flamewell_collector.ingest import Ingest
 from flamewell_collector.jobs import Job, Jobs, MemoryGauges
 from flamewell_collector.limits import Limits
 from flamewell_collector.metrics import CollectorMetrics, GaugeSource
+from flamewell_collector.model import Selection
 from flamewell_collector.query import Query
+from flamewell_collector.service_nodes import ServiceNodes
 from flamewell_collector.serving import ServingOptions
+from flamewell_collector.store.captures import CAPTURES_FILE, CaptureStore
 from flamewell_collector.store.storage import Storage, StorageOptions
 from flamewell_collector.web import errors, security
+from flamewell_collector.web.agents import agents_blueprint
 from flamewell_collector.web.api import api_blueprint
+from flamewell_collector.web.captures import captures_blueprint
 from flamewell_collector.web.ops import ops_blueprint, store_gauges
 from flamewell_collector.web.otlp import TENANT, otlp_blueprint
 from flamewell_collector.web.pages import pages_blueprint
 from flamewell_collector.web.pyroscope import pyroscope_blueprint
 from flamewell_collector.web.pyroscope_connect import connect_blueprint
+from flamewell_wire.profile_types import CPU
 
 _MAINTAIN_SECONDS: Final = 5.0
 _MEMORY_GAUGES_SECONDS: Final = 30.0
+_CAPTURES_SECONDS: Final = 5.0
+_SERVICE_NODES_SECONDS: Final = 60.0
+_HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
 _HEADERS_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What agents ask for.
+
+    Attributes:
+        dispatch: The captures.
+        nodes: On how many nodes each service is.
+    """
+
+    dispatch: Dispatch
+    nodes: ServiceNodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +64,13 @@ class Collector:
         storage: Where everything is kept.
         query: Answers questions.
         app: Answers requests.
+        orders: What agents ask for.
     """
 
     storage: Storage
     query: Query
     app: Flask
+    orders: Orders
 
 
 @contextmanager
@@ -69,25 +94,38 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
         metrics.registry.register(memory)
         metrics.add_gauges(GaugeSource(lambda: store_gauges(storage.state)))
         maintain_seconds = min(_MAINTAIN_SECONDS, config.flush_seconds)
+        captures = CaptureStore(config.data_path / CAPTURES_FILE)
+        orders = Orders(
+            Dispatch(captures, allow_tracing=config.allow_tracing_captures, clock=now_ms),
+            ServiceNodes(lambda: query.series(_profiled_lately(query.now_ms()))),
+        )
         jobs = Jobs(
             (
                 Job("maintain", maintain_seconds, lambda: storage.maintain(now_ms())),
                 Job("memory_gauges", _MEMORY_GAUGES_SECONDS, memory.refresh),
+                Job("captures", _CAPTURES_SECONDS, orders.dispatch.expire),
+                Job("service_nodes", _SERVICE_NODES_SECONDS, orders.nodes.refresh),
             ),
             failures=metrics.job_failures,
         )
         jobs.start()
         try:
-            yield Collector(storage, query, create_app(config, storage, query, metrics))
+            app = create_app(config, storage, query, metrics, orders)
+            yield Collector(storage, query, app, orders)
         finally:
             jobs.stop()
+            captures.close()
             engine.close()
     finally:
         storage.close()
 
 
 def create_app(
-    config: CollectorConfig, storage: Storage, query: Query, metrics: CollectorMetrics
+    config: CollectorConfig,
+    storage: Storage,
+    query: Query,
+    metrics: CollectorMetrics,
+    orders: Orders,
 ) -> Flask:
     """Make the Flask app with all its doors."""
     app = Flask("flamewell_collector")
@@ -98,6 +136,8 @@ def create_app(
     for blueprint in (
         otlp_blueprint(ingest, metrics, limits=limits, path=config.ingest_path),
         api_blueprint(query, state=lambda: storage.state),
+        captures_blueprint(orders.dispatch),
+        agents_blueprint(orders.dispatch, orders.nodes, poll_seconds=config.agent_poll_seconds),
         pyroscope_blueprint(query),
         connect_blueprint(query),
         ops_blueprint(metrics, state=lambda: storage.state),
@@ -130,6 +170,10 @@ def serving_options(config: CollectorConfig) -> ServingOptions:
 def now_ms() -> int:
     """Give ms since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+def _profiled_lately(now: int) -> Selection:
+    return Selection(TENANT, CPU.id, (), now - _HOUR_MS, now + _HOUR_MS)
 
 
 def _engine_options(config: CollectorConfig) -> EngineOptions:

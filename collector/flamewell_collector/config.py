@@ -101,6 +101,14 @@ class CollectorConfig:
         600, "profiles further in the future are rejected", unit="seconds", low=1,
         high=_DAY_SECONDS,
     )  # fmt: skip
+    agent_poll_seconds: int = option(
+        10, "how often agents ask for on-demand captures", unit="seconds", low=1, high=300
+    )
+    allow_tracing_captures: bool = option(
+        False,
+        "let strace and gdb captures be asked for, which slow their target down 13 to 25 times or "
+        "stop it for seconds; each agent must allow them as well",
+    )
     log_format: str = option("text", "how log lines look", choices=("text", "json"))
     log_level: str = option(
         "info", "least severe log lines shown", choices=("debug", "info", "warning", "error")

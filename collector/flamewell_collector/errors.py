@@ -5,6 +5,8 @@
     CollectorError
     ├── InvalidRequest          400  malformed or invalid; the message says what to do
     │   ├── NotFound            404
+    │   ├── Forbidden           403  it is switched off, or not this client's to do
+    │   ├── Conflict            409  it is in another state by now
     │   ├── QueryError          400  a question is malformed
     │   │   └── SelectorError        a label selector cannot be read; says where
     │   ├── ProfileRejected         one profile of a request is not taken; has a reason
@@ -32,6 +34,14 @@ class InvalidRequest(CollectorError):
 
 class NotFound(InvalidRequest):
     """There is no such thing."""
+
+
+class Forbidden(InvalidRequest):
+    """It may not be done here."""
+
+
+class Conflict(InvalidRequest):
+    """What it is about is in another state by now."""
 
 
 class ProfileRejected(InvalidRequest):

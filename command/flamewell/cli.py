@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from flamewell import __version__
+from flamewell.capture_command import add_capture
 from flamewell.data_dir import default_data_dir
 from flamewell.errors import CommandError, UsageError
 from flamewell.read_commands import add_read_commands
@@ -26,6 +28,8 @@ ask a running collector:
   flamewell flame payments          its flame graph, in the terminal
   flamewell diff payments ...       what changed between two times
   flamewell export payments ...     as pprof, folded stacks, speedscope or SVG
+  flamewell capture --service payments --wait
+                                    a closer look, now: more samples, wall clock, native frames
 """
 _EPILOG = """\
 `flamewell COMMAND --help` explains a command with examples.
@@ -61,12 +65,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_up(commands, "up", "profile this machine until Ctrl-C", demo=False)
     _add_up(commands, "demo", "`up` with the demo services", demo=True)
     add_read_commands(commands)
+    add_capture(commands)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_run_version)
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:

@@ -48,7 +48,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class Client:
-    """Reads from one collector."""
+    """Talks to one collector."""
 
     def __init__(self, server: Server, *, progress: Callable[[str], Progress]) -> None:
         """Make one; nothing is asked yet.
@@ -70,13 +70,23 @@ class Client:
         Raises:
             CommandError: There is no answer, or an error, or it is not JSON.
         """
-        content = self.get(path, parameters)
-        try:
-            return json.loads(content)
-        except ValueError as error:
-            raise CommandError(
-                f"{self._server.url}{path} did not answer with JSON; is that a flamewell collector?"
-            ) from error
+        return self._parse(path, self.get(path, parameters))
+
+    def send_json(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask for a change; gives the JSON answer.
+
+        Raises:
+            UsageError: The collector says that the request is wrong.
+            CommandError: There is no answer, or an error, or it is not JSON.
+        """
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(  # noqa: S310 - parse_url allows http and https alone
+            self._server.url + path,
+            content,
+            {"Content-Type": "application/json"} if content else {},
+            method=method,
+        )
+        return self._parse(path, self._ask(request, f"asking for {path.rpartition('/')[2]}"))
 
     def get(self, path: str, parameters: Mapping[str, str]) -> bytes:
         """Ask for anything.
@@ -87,9 +97,20 @@ class Client:
         """
         url = f"{self._server.url}{path}?{urllib.parse.urlencode(parameters)}"
         request = urllib.request.Request(url, headers={"Accept-Encoding": "gzip"})  # noqa: S310 - parse_url allows http and https alone
+        return self._ask(request, f"reading {path.rpartition('/')[2]}")
+
+    def _parse(self, path: str, content: bytes) -> Any:
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise CommandError(
+                f"{self._server.url}{path} did not answer with JSON; is that a flamewell collector?"
+            ) from error
+
+    def _ask(self, request: urllib.request.Request, what: str) -> bytes:
         if self._server.token:
             request.add_header("Authorization", f"Bearer {self._server.token}")
-        with self._progress(f"reading {path.rpartition('/')[2]}") as progress:
+        with self._progress(what) as progress:
             try:
                 with self._opener.open(request, timeout=self._server.timeout_seconds) as answer:
                     return _read(answer, progress)
@@ -123,6 +144,8 @@ class Client:
             target = harmless(str(error.headers.get("Location", "")))
             return CommandError(f"{self._server.url} redirects to {target}: give that as --url")
         message = _error_message(error)
+        if error.code == HTTPStatus.FORBIDDEN and message:
+            return CommandError(f"{self._server.url}: {message}")
         if error.code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             what = "the token was refused" if self._server.token else "a token is needed"
             return CommandError(

@@ -173,6 +173,11 @@ def _add_selection(parser: argparse.ArgumentParser, run: Run) -> None:
         help="instead of --since: 2026-03-01T10:00 (local time), now-2h, 2h, epoch s or ms",
     )
     what.add_argument("--until", metavar="TIME", help="the end, as --from [default: now]")
+    add_where(parser)
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """Add what says where to ask."""
     where = parser.add_argument_group("where to ask")
     where.add_argument("--url", help=f"the collector [default: FLAMEWELL_URL, or {DEFAULT_URL}]")
     where.add_argument(

@@ -63,14 +63,29 @@ def open_reader(args: argparse.Namespace, *, environ: Mapping[str, str], now_ms:
         range=parse_range(since=args.since, start=args.start, until=args.until, now_ms=now_ms),
         service=args.service,
     )
+    _, client = open_client(args, environ=environ)
+    return Reader(client, selection, now_ms)
+
+
+def open_client(args: argparse.Namespace, *, environ: Mapping[str, str]) -> tuple[str, Client]:
+    """Make a client from the command line and the environment.
+
+    Args:
+        args: With what ``add_where`` declares.
+        environ: FLAMEWELL_URL and FLAMEWELL_TOKEN are read.
+
+    Returns:
+        The collector's URL, and the client.
+
+    Raises:
+        UsageError: Something of it is wrong.
+    """
     url = parse_url(args.url or environ.get("FLAMEWELL_URL") or DEFAULT_URL)
     token = _read_token(args.token_file, environ)
     if token and url.startswith("http:") and not is_loopback(url):
         print(f"flamewell: warning: the token goes unencrypted to {url}", file=sys.stderr)
-    client = Client(
-        Server(url, token, args.timeout), progress=lambda what: Progress(what, sys.stderr)
-    )
-    return Reader(client, selection, now_ms)
+    server = Server(url, token, args.timeout)
+    return url, Client(server, progress=lambda what: Progress(what, sys.stderr))
 
 
 def open_reader_now(args: argparse.Namespace) -> Reader:

@@ -264,9 +264,11 @@ def test_large_answers_are_compressed_for_those_who_take_it(
 class TestOpenApi:
     def test_it_names_every_route_and_no_other(self, collector: Collector) -> None:
         routes = {
-            rule.rule for rule in collector.app.url_map.iter_rules() if "/api/v1/" in rule.rule
+            re.sub(r"<(\w+)>", r"{\1}", rule.rule)
+            for rule in collector.app.url_map.iter_rules()
+            if "/api/v1/" in rule.rule
         }
-        assert routes == {each.path for each in openapi.OPERATIONS}
+        assert routes == set(openapi.document("1")["paths"])
 
     @pytest.mark.parametrize("operation", openapi.OPERATIONS, ids=lambda each: each.path)
     def test_answers_fit_their_schema(

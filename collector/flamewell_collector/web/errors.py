@@ -14,6 +14,8 @@ from werkzeug.exceptions import HTTPException
 
 from flamewell_collector.errors import (
     CollectorError,
+    Conflict,
+    Forbidden,
     InvalidRequest,
     NotFound,
     Overloaded,
@@ -33,6 +35,8 @@ CONNECT_PREFIX: Final = "/querier.v1."
 # The first that fits counts: subclasses stand before their base.
 _STATUS: Final[tuple[tuple[type[CollectorError], int], ...]] = (
     (NotFound, 404),
+    (Forbidden, 403),
+    (Conflict, 409),
     (TooLarge, 413),
     (UnsupportedMediaType, 415),
     (InvalidRequest, 400),
@@ -48,6 +52,7 @@ _CODES: Final = {
     404: "not_found",
     405: "method_not_allowed",
     408: "deadline_exceeded",
+    409: "failed_precondition",
     411: "length_required",
     413: "too_large",
     415: "unsupported_media_type",

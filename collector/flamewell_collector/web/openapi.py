@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from flamewell_collector.web import openapi_captures
+
 _NUMBER: Final = {"type": "number"}
 _INTEGER: Final = {"type": "integer", "format": "int64"}
 _TEXT: Final = {"type": "string"}
@@ -42,6 +44,8 @@ PARAMETERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "limit": (_INTEGER, "rows at most; default: 1000"),
     "label": (_TEXT, "name of the label (needed)"),
     "format": (_TEXT, "pprof (default), folded, speedscope or svg"),
+    "state": (_TEXT, "only captures in this state; default: all"),
+    "service": (_TEXT, "only captures of this service; default: all"),
 }
 _SPAN: Final = ("from", "until")
 _SELECTION: Final = ("type", "query", *_SPAN)
@@ -65,6 +69,9 @@ OPERATIONS: Final = (
         "A merge as a file",
         (*_SELECTION, "format"),
         content_type="application/octet-stream",
+    ),
+    Operation(
+        "/api/v1/captures", "Newest captures first", ("state", "service", "limit"), "Captures"
     ),
     Operation("/api/v1/status", "How the collector is", (), "Status"),
     Operation("/api/v1/openapi.json", "This document"),
@@ -158,15 +165,19 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
         now_ms=_INTEGER,
     ),
     "Error": _object(error=_object(code=_TEXT, message=_TEXT)),
+    **openapi_captures.SCHEMAS,
 }
 
 
 def document(version: str) -> dict[str, Any]:
     """Give the OpenAPI 3.1 document."""
+    paths: dict[str, dict[str, Any]] = {each.path: {"get": _operation(each)} for each in OPERATIONS}
+    for path, operations in openapi_captures.PATHS.items():
+        paths[path] = {**paths.get(path, {}), **operations}
     return {
         "openapi": "3.1.0",
         "info": {"title": "flamewell collector", "version": version},
-        "paths": {each.path: {"get": _operation(each)} for each in OPERATIONS},
+        "paths": paths,
         "components": {
             "schemas": SCHEMAS,
             "parameters": {name: _parameter(name) for name in PARAMETERS},

@@ -1,0 +1,392 @@
+"""Fetches on-demand orders for this node, from a thread of its own; the loop never waits for it.
+
+Nothing calls the agent: it asks a collector every few seconds. An order whose target is not here
+is left to other agents; of those that are here, Python captures wait for the loop (``take``), and
+tracing captures run in this thread, one at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, cast
+
+from flamewell_agent import __version__
+from flamewell_agent.errors import OrderError
+from flamewell_agent.model import Process, ProcessKey
+from flamewell_agent.order_client import POLL_PATH, REPORT_PATH, Answer, OrderClient
+from flamewell_agent.order_parse import Order, parse_handout
+
+__all__ = ["Matcher", "Order", "Orders", "Tracing"]
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 10.0
+MAX_AT_ONCE = 4
+"""Orders of a node at work at once; each has a part of one budget."""
+_JITTER = (0.8, 1.2)
+_BACKOFF_LIMIT_SECONDS = 300.0
+_FIRST_COLLECTOR_AGAIN_SECONDS = 300.0
+_GIVE_UP_SECONDS = 900.0
+"""A collector that takes no report for so long has ended the order by itself."""
+_FINAL = frozenset({"done", "failed", "refused"})
+_OK, _UNSUPPORTED = 200, frozenset({401, 403, 404, 405})
+_LASTING = frozenset({400, 403, 404, 409, 413})
+
+Matcher = Callable[[Order], Sequence[Process]]
+"""Gives the processes of this node that an order is about; called from the orders' thread."""
+
+
+class TraceOutcome(Protocol):
+    """What a tracer brought."""
+
+    @property
+    def state(self) -> str:
+        """``done``, ``failed`` or ``refused``."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """Why."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What it wrote."""
+        ...
+
+
+class Tracing(Protocol):
+    """Runs strace and gdb."""
+
+    def run(self, kind: Any, key: ProcessKey, seconds: int, stop: threading.Event) -> TraceOutcome:
+        """Trace one process."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What is to be told of an order.
+
+    Attributes:
+        state: As the collector takes it.
+        since: ``clock()`` of the first try.
+    """
+
+    state: str
+    detail: str
+    samples: int
+    result_text: str
+    since: float
+
+
+@dataclass(slots=True)
+class _Work:
+    """An accepted order.
+
+    Attributes:
+        order: With its processes.
+        collector: Which one gave it: none of the others knows of it.
+    """
+
+    order: Order
+    collector: int
+    report: _Report | None = None
+    finished: bool = False
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the loop's thread and the orders' thread both touch, under one lock."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    work: dict[str, _Work] = field(default_factory=dict)
+    taken: list[Order] = field(default_factory=list)
+    nodes: Mapping[str, int] = field(default_factory=dict)
+
+
+class Orders:
+    """The polling thread.
+
+    Args:
+        client: Asks the collectors.
+        match: Finds an order's processes.
+        tracing: Runs strace and gdb; None where they are switched off on this agent.
+        node: Label ``node``.
+        agent_id: Names this run of the agent.
+        poll_seconds: Between polls until a collector names another time.
+        jitter: Uniform in [low, high].
+    """
+
+    def __init__(
+        self,
+        client: OrderClient,
+        match: Matcher,
+        tracing: Tracing | None,
+        *,
+        node: str,
+        agent_id: str,
+        poll_seconds: float = POLL_SECONDS,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._client = client
+        self._match = match
+        self._tracing = tracing
+        self._names = {"node": node, "agent_id": agent_id}
+        self._first_poll_seconds = self._poll_seconds = poll_seconds
+        self._jitter = jitter
+        self._shared = _Shared()
+        self._current = 0
+        self._left_first_at = 0.0
+        self._failures = 0
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
+
+    def start(self) -> None:
+        """Begin to poll."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Stop polling; what runs is reported as failed, once, within ``timeout`` seconds."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        else:
+            self._client.close()
+
+    def take(self) -> list[Order]:
+        """Give the Python orders accepted since the last call, with their processes."""
+        with self._shared.lock:
+            taken, self._shared.taken = self._shared.taken, []
+        return taken
+
+    def report(self, order_id: str, state: str, detail: str = "", samples: int = 0) -> None:
+        """Say what became of an order: ``running``, ``done``, ``failed`` or ``refused``.
+
+        Returns at once; ``samples`` is the sum so far. The last word counts, and none after it.
+        """
+        self._note(order_id, _Report(state, detail, samples, "", time.monotonic()))
+        self._wake.set()
+
+    def is_over(self, order_id: str) -> bool:
+        """Tell whether nobody waits for an order any more: cancelled, or given up."""
+        with self._shared.lock:
+            return order_id not in self._shared.work
+
+    def service_nodes(self) -> Mapping[str, int]:
+        """Give service → on how many nodes it was sampled of late, for services of this node."""
+        with self._shared.lock:
+            return self._shared.nodes
+
+    def _run(self) -> None:
+        pause = self._jitter(0.0, self._first_poll_seconds)
+        next_poll = time.monotonic() + pause
+        while not self._stopping.is_set():
+            self._wake.wait(max(0.0, next_poll - time.monotonic()))
+            self._wake.clear()
+            try:
+                self._send_reports()
+                if time.monotonic() >= next_poll and not self._stopping.is_set():
+                    next_poll = time.monotonic() + self._step()
+            except Exception:
+                log.exception("polling for orders failed unexpectedly")
+                self._failures += 1
+                next_poll = time.monotonic() + self._backoff()
+        self._say_goodbye()
+        self._client.close()
+
+    def _step(self) -> float:
+        """Poll once and do what comes; gives the seconds until the next poll."""
+        with self._shared.lock:
+            # A collector that does not know an order would say that it has ended.
+            running = [
+                key for key, work in self._shared.work.items() if work.collector == self._current
+            ]
+        body = {**self._names, "version": __version__, "running": running}
+        try:
+            answer = self._client.post(self._current, POLL_PATH, body)
+        except OrderError as error:
+            return self._failed(error.reason, error.detail)
+        if answer.status != _OK:
+            return self._failed(f"status_{answer.status}", answer.message)
+        if self._failures:
+            log.info("polling for orders works again after %d failures", self._failures)
+        self._failures = 0
+        self._take_in(answer)
+        self._return_to_first()
+        return self._poll_seconds * self._jitter(*_JITTER)
+
+    def _take_in(self, answer: Answer) -> None:
+        handout = parse_handout(answer.content)
+        if handout.poll_seconds:
+            self._poll_seconds = handout.poll_seconds
+        with self._shared.lock:
+            self._shared.nodes = handout.service_nodes
+            for order_id in handout.ended:
+                self._shared.work.pop(order_id, None)
+            self._shared.taken = [
+                each for each in self._shared.taken if each.order_id in self._shared.work
+            ]
+        for order in handout.orders:
+            if not self._stopping.is_set():
+                self._consider(order)
+
+    def _consider(self, order: Order) -> None:
+        """Accept an order, refuse it, or leave it to the agents of other nodes."""
+        if order.target.node not in {"", self._names["node"]}:
+            return
+        with self._shared.lock:
+            if order.order_id in self._shared.work:
+                return
+            busy = sum(not each.finished for each in self._shared.work.values()) >= MAX_AT_ONCE
+        found = tuple(self._match(order))
+        if not found:
+            return
+        python = tuple(each for each in found if each.runtime == "cpython")
+        processes = found if order.is_tracing else python
+        refusal = self._refusal(order, processes)
+        if not refusal and busy:
+            refusal = f"busy: {MAX_AT_ONCE} captures run on this node, ask again later"
+        if refusal:
+            self._tell(self._current, order.order_id, {"state": "refused", "detail": refusal})
+            return
+        accepted = {"state": "accepted"}
+        answer = self._tell(self._current, order.order_id, accepted)
+        if answer is None:  # perhaps only the answer was lost: to say it twice does no harm
+            answer = self._tell(self._current, order.order_id, accepted)
+        if answer is None or answer.status != _OK:
+            return  # another agent was first, or it has been cancelled
+        order = replace(order, processes=processes)
+        with self._shared.lock:
+            self._shared.work[order.order_id] = _Work(order, self._current)
+            if not order.is_tracing:
+                self._shared.taken.append(order)
+        log.info(
+            "an order was accepted: %s of %d processes for %d s",
+            order.kind, len(processes), order.seconds, extra={"order": order.order_id},
+        )  # fmt: skip
+        if order.is_tracing:
+            self._trace(order)
+
+    def _refusal(self, order: Order, processes: Sequence[Process]) -> str:
+        """Say why an order that is ours is not done, empty where it is."""
+        if not processes:
+            return f"no_python: {order.kind} captures are of Python, and none runs there"
+        if not order.is_tracing:
+            return ""
+        if self._tracing is None:
+            return "tracing_off: tracing_captures is off on this agent"
+        if len(processes) > 1:
+            pids = ", ".join(str(each.key.pid) for each in processes[:20])
+            return f"ambiguous: one process is traced, these fit: {pids}; name node and pid"
+        return ""
+
+    def _trace(self, order: Order) -> None:
+        assert self._tracing is not None  # noqa: S101 - for the type checker; see _refusal
+        warning = f"WARNING: {order.kind} slows its target down heavily"
+        self._tell(
+            self._shared.work[order.order_id].collector,
+            order.order_id,
+            {"state": "running", "detail": warning},
+        )
+        try:
+            key = order.processes[0].key
+            result = self._tracing.run(order.kind, key, order.seconds, self._stopping)
+            report = _Report(result.state, result.detail, 0, result.text, time.monotonic())
+        except Exception as error:  # an order must not stay open on account of a bug
+            log.exception("a %s capture failed unexpectedly", order.kind)
+            report = _Report("failed", f"{type(error).__name__}", 0, "", time.monotonic())
+        self._note(order.order_id, report)
+        self._send_reports()
+
+    def _note(self, order_id: str, report: _Report) -> None:
+        with self._shared.lock:
+            work = self._shared.work.get(order_id)
+            if work is None or work.finished:
+                return
+            work.report = report
+            work.finished = report.state in _FINAL
+
+    def _send_reports(self) -> None:
+        """Send what there is to say; what can't be sent now waits for the next poll."""
+        with self._shared.lock:
+            waiting = [(key, each) for key, each in self._shared.work.items() if each.report]
+        for order_id, work in waiting:
+            report = cast("_Report", work.report)
+            answer = self._tell(
+                work.collector,
+                order_id,
+                {
+                    "state": report.state,
+                    "detail": report.detail,
+                    "samples": report.samples,
+                    "result_text": report.result_text,
+                },
+            )
+            tired = time.monotonic() - report.since > _GIVE_UP_SECONDS
+            status = 0 if answer is None else answer.status
+            if status == _OK or status in _LASTING or tired:
+                self._settle(order_id, report, over=status != _OK)
+
+    def _settle(self, order_id: str, report: _Report, *, over: bool) -> None:
+        """Forget a report that has arrived, and the order with its last one."""
+        with self._shared.lock:
+            work = self._shared.work.get(order_id)
+            if work is None:
+                return
+            if work.report is report:
+                work.report = None
+            if over or (work.finished and work.report is None):
+                del self._shared.work[order_id]
+
+    def _tell(self, collector: int, order_id: str, said: Mapping[str, Any]) -> Answer | None:
+        """Say something of an order; None where nobody has heard it."""
+        try:
+            answer = self._client.post(collector, REPORT_PATH + order_id, {**self._names, **said})
+        except OrderError as error:
+            log.warning("the collector did not hear of the order %s: %s", order_id, error)
+            return None
+        if answer.status != _OK:
+            log.info(
+                "the collector did not take %s for the order %s: %d %s",
+                said["state"], order_id, answer.status, answer.message,
+            )  # fmt: skip
+        return answer
+
+    def _failed(self, reason: str, detail: str) -> float:
+        """Note a failed poll; gives the seconds until the next one."""
+        self._failures += 1
+        # The first failure of a row is told; sending profiles tells of the collector as well.
+        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        log.log(level, "no orders can be fetched: %s %s", reason, detail)
+        if self._client.collectors > 1:
+            if self._current == 0:
+                self._left_first_at = time.monotonic()
+            self._current = (self._current + 1) % self._client.collectors
+            if self._failures % self._client.collectors:
+                return 0.0  # one that has not been tried in this round
+        if reason.removeprefix("status_") in map(str, _UNSUPPORTED):
+            return _BACKOFF_LIMIT_SECONDS * self._jitter(*_JITTER)
+        return self._backoff()
+
+    def _backoff(self) -> float:
+        limit = min(_BACKOFF_LIMIT_SECONDS, self._poll_seconds * 2.0 ** min(self._failures, 16))
+        return self._jitter(self._first_poll_seconds / 2, max(limit, self._first_poll_seconds))
+
+    def _return_to_first(self) -> None:
+        away = time.monotonic() - self._left_first_at
+        if self._current and away > _FIRST_COLLECTOR_AGAIN_SECONDS:
+            self._current = 0
+
+    def _say_goodbye(self) -> None:
+        with self._shared.lock:
+            unfinished = [key for key, work in self._shared.work.items() if not work.finished]
+        for order_id in unfinished:
+            self._note(order_id, _Report("failed", "the agent stops", 0, "", time.monotonic()))
+        self._send_reports()
