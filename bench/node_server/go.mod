@@ -1,0 +1,3 @@
+module flamewell.example/bench/node_server
+
+go 1.21
