@@ -33,6 +33,9 @@ class Sink:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(handler) -> None:  # noqa: N805 - self is the sink
                 body = handler.rfile.read(int(handler.headers["Content-Length"]))
+                if not handler.path.endswith("/profiles"):  # the agent asks for orders as well
+                    handler.send_error(404)
+                    return
                 (folder / f"{len(list(folder.iterdir())):06d}").write_bytes(body)
                 handler.send_response(200)
                 handler.send_header("Content-Length", "0")

@@ -65,6 +65,9 @@ class CpuAccounts:
                 age = now - self._observed_at if self._observed_at is not None else 1.0
                 account.nanos_per_second = None if older else nanos / max(age, 1.0)
             elif now > account.seen_at:
+                # A clock does not run backwards: a lower one is another process's, which got the
+                # pid between the scan and the reading.
+                nanos = max(nanos, account.seen_nanos)  # noqa: PLW2901 - see above
                 rate = (nanos - account.seen_nanos) / (now - account.seen_at)
                 known = rate if account.nanos_per_second is None else account.nanos_per_second
                 account.nanos_per_second = known + _RATE_SMOOTHING * (rate - known)

@@ -7,141 +7,136 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 from flamewell_agent import __version__, otlp
+from flamewell_agent.capture_windows import CaptureWindows, NoOrders, Roster
+from flamewell_agent.captures import Tracers
+from flamewell_agent.collector_client import make_destination
 from flamewell_agent.config import AgentConfig, parse_go_endpoint
-from flamewell_agent.daemon import Agent, Policy, Stages
+from flamewell_agent.daemon import Agent, Captures, Policy, Stages
 from flamewell_agent.discovery import Discovery
-from flamewell_agent.identity.host import Identity
+from flamewell_agent.errors import ConfigError
+from flamewell_agent.identity.kubernetes_setup import make_directory
+from flamewell_agent.identity.pods import NoPods, Pods
+from flamewell_agent.identity.resolver import Identity
 from flamewell_agent.metrics import AgentMetrics
-from flamewell_agent.model import Coverage, Frame, Process, Profile, Window, WindowResult
-from flamewell_agent.samplers.gopprof import GoSampler
+from flamewell_agent.order_client import OrderClient
+from flamewell_agent.orders import Orders
+from flamewell_agent.reload import Reload
+from flamewell_agent.samplers.gopprof import GoOptions, GoSampler
 from flamewell_agent.samplers.memory import MemoryReader
 from flamewell_agent.samplers.pyspy import PySpy, find_py_spy
-from flamewell_agent.shipper import Destination, Shipper
+from flamewell_agent.sampling import Rules
+from flamewell_agent.shipper import Shipper
 from flamewell_agent.spool import Spool
 from flamewell_agent.status_server import StatusServer
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 8.0
 """Inside the 10 s that container runtimes and supervisors commonly give after SIGTERM."""
+_HAND_OVER_SECONDS = 1.0
+"""At a reload the new parts go on with what waits."""
+_LET_GO_SECONDS = 3.0
+"""A tracer that has to end takes about one."""
 _STALE_CYCLES, _STALE_AT_LEAST_SECONDS = 10, 120.0
+_STRETCH_AT_MOST = 4
+
+Reread = Callable[[AgentConfig], Reload]
+"""Reads the options anew, given those that hold."""
 
 
-def run_agent(config: AgentConfig) -> None:
-    """Run the agent until SIGTERM or SIGINT.
+def run_agent(config: AgentConfig, reread: Reread) -> None:
+    """Run the agent until SIGTERM or SIGINT; SIGHUP reads the options anew.
 
     Raises:
         AgentError: It cannot begin; the message says what to change.
     """
-    metrics = AgentMetrics()
-    py_spy = find_py_spy(config.py_spy)
-    with contextlib.ExitStack() as parts:
-        spool = Spool(
-            Path(config.state_dir) / "spool",
-            config.spool_max_bytes,
-            encoding="gzip" if config.compression == "gzip" else "zstd",
-            on_drop=metrics.add_dropped,
-        )
-        parts.callback(spool.close)
-        # After the spool, whose lock keeps two agents apart: this clears its folder.
-        python = PySpy(py_spy, Path(config.state_dir) / "windows")
-        identity = _make_identity(config)
-        go = _make_go(config, identity, metrics)
-        stages = Stages(
-            discovery=Discovery(Path(config.proc_root), excluded=lambda: tuple(python.children())),
-            identity=identity,
-            memory=MemoryReader(Path(config.proc_root), Path(config.cgroup_root)),
-            python=python,
-            go=go,
-            outbox=spool,
-            metrics=metrics,
-        )
-        agent = Agent(stages, make_policy(config), own_pid=os.getpid())
-        if config.metrics_address is not None:
-            stale = max(_STALE_AT_LEAST_SECONDS, float(_STALE_CYCLES * config.cycle_seconds))
-            server = StatusServer(config.metrics_address, metrics, stale_after_seconds=stale)
-            server.start()
-            parts.callback(server.stop)
-        shipper = Shipper(spool, _make_destination(config), metrics)
-        shipper.start()
-        parts.callback(shipper.stop, _FLUSH_SECONDS)
-        go.start()
-        parts.callback(go.stop)
-        with stop_on_signals() as stop:
-            _log.info(
-                "flamewell-agent %s runs",
-                __version__,
-                extra={"node": config.node_name, "collector": ",".join(config.collector_url)},
-            )
-            agent.run(stop)
-        _log.info("stopping: what waits is sent for up to %.0f s", _FLUSH_SECONDS)
+    with contextlib.ExitStack() as held, Signals() as signals:
+        lasting = _make_lasting(config, held)
+        agent: Agent | None = None
+        while agent is None or not signals.stopping:
+            with contextlib.ExitStack() as parts:
+                stages = _make_stages(config, lasting, parts, signals)
+                policy = make_policy(config, lasting.agent_id)
+                if agent is None:
+                    agent = Agent(stages, policy, own_pid=os.getpid())
+                    _log.info(
+                        "flamewell-agent %s runs",
+                        __version__,
+                        extra={"collector": ",".join(config.collector_url)},
+                    )
+                else:
+                    agent.reconfigure(stages, policy)
+                agent.run(signals.interrupt)
+                if signals.stopping:
+                    _log.info("stopping: what waits is sent for up to %.0f s", _FLUSH_SECONDS)
+            if not signals.stopping:
+                signals.interrupt.clear()
+                reload = reread(config)
+                config = reload.config
+                lasting.metrics.add_config_reload(successful=not reload.error)
 
 
-def preview(config: AgentConfig) -> Sequence[Coverage]:
-    """Decide about every process as the agent would in its first cycle, and sample nobody."""
-    metrics = AgentMetrics()
-    identity = _make_identity(config)
-    stop = threading.Event()
-    stages = Stages(
-        discovery=Discovery(Path(config.proc_root)),
-        identity=identity,
-        memory=MemoryReader(Path(config.proc_root), Path(config.cgroup_root)),
-        python=_WindowsOnPaper(),
-        go=_GoOnPaper(_make_go(config, identity, metrics, pull=False)),
-        outbox=_Nowhere(),
-        metrics=metrics,
-    )
-    Agent(stages, make_policy(config)).run(stop)
-    return metrics.coverage
-
-
-def make_policy(config: AgentConfig) -> Policy:
-    """Give the loop's policy; each call names a new run of the agent."""
-    boot_id = (Path(config.proc_root) / "sys/kernel/random/boot_id").read_text(encoding="ascii")
+def make_policy(config: AgentConfig, agent_id: str) -> Policy:
+    """Give the loop's policy."""
     return Policy(
-        agent_id=otlp.make_agent_id(config.node_name, boot_id),
+        agent_id=agent_id,
         cycle_seconds=config.cycle_seconds,
         overhead_budget=config.overhead_budget,
         cores=os.cpu_count() or 1,
-        max_rate_hz=config.max_rate_hz,
+        memory_ceiling_bytes=config.memory_ceiling_bytes,
+        rules=Rules(
+            config.max_rate_hz, config.service_samples_per_second, config.target_pause_budget
+        ),
     )
 
 
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Give an event that the first SIGTERM or SIGINT sets; a second one ends the program."""
-    stop = threading.Event()
-    former = {}
+def make_agent_id(config: AgentConfig) -> str:
+    """Name a run of the agent; each call names a new one."""
+    boot_id = (Path(config.proc_root) / "sys/kernel/random/boot_id").read_text(encoding="ascii")
+    return otlp.make_agent_id(config.node_name, boot_id)
 
-    def request_stop(number: int, _frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        former[number] = signal.signal(number, request_stop)
+def make_identity(config: AgentConfig, pods: Pods) -> Identity:
+    """Make what names processes."""
+    return Identity(
+        config.node_name,
+        Path(config.proc_root),
+        config.extra_attributes,
+        pods=pods,
+        rules=config.relabel_rules,
+        pod_labels=config.pod_labels,
+    )
+
+
+def make_go(
+    config: AgentConfig, identity: Identity, metrics: AgentMetrics, *, pull: bool = True
+) -> GoSampler:
+    """Make what pulls from Go programs."""
     try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _make_identity(config: AgentConfig) -> Identity:
-    return Identity(config.node_name, Path(config.proc_root), config.extra_attributes)
+        return _make_go(config, identity, metrics, pull=pull)
+    except OSError as error:
+        raise ConfigError(f"go_tls_ca_file cannot be used: {error}") from error
 
 
 def _make_go(
-    config: AgentConfig, identity: Identity, metrics: AgentMetrics, *, pull: bool = True
+    config: AgentConfig, identity: Identity, metrics: AgentMetrics, *, pull: bool
 ) -> GoSampler:
     return GoSampler(
-        endpoints=[parse_go_endpoint(text) for text in config.go_endpoints],
-        detect=config.go_detect,
-        cycle_seconds=config.go_cycle_seconds,
-        resource_of=identity.resource,
+        GoOptions(
+            tuple(parse_go_endpoint(text) for text in config.go_endpoints),
+            config.go_detect,
+            config.go_cycle_seconds,
+            config.go_cpu_share,
+            Path(config.go_tls_ca_file) if config.go_tls_ca_file else None,
+            config.go_tls_insecure,
+        ),
+        subject_of=identity.subject,
         base_attributes={"host.name": config.node_name, **config.extra_attributes},
         proc_root=Path(config.proc_root),
         pull=pull,
@@ -149,42 +144,134 @@ def _make_go(
     )
 
 
-def _make_destination(config: AgentConfig) -> Destination:
-    return Destination(
-        urls=tuple(url.rstrip("/") + config.ingest_path for url in config.collector_url),
-        token_file=Path(config.token_file) if config.token_file else None,
-        ca_file=Path(config.tls_ca_file) if config.tls_ca_file else None,
-        verify=not config.tls_insecure,
+class Signals:
+    """SIGTERM and SIGINT stop (a second one ends the program at once), SIGHUP reloads.
+
+    Attributes:
+        interrupt: Set by each of them: whoever waits should look what is wanted.
+        stopping: Whether the end is wanted.
+    """
+
+    def __init__(self) -> None:
+        self.interrupt = threading.Event()
+        self.stopping = False
+        self._former: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        """Take the signals over."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._former[number] = signal.signal(number, self._stop)
+        self._former[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._reload)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give them back."""
+        for number, handler in self._former.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # as signal.signal gave it
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self.stopping = True
+        self.interrupt.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    def _reload(self, _number: int, _frame: FrameType | None) -> None:
+        self.interrupt.set()
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Give an event that SIGTERM or SIGINT sets, for commands that do one thing."""
+    with Signals() as signals:
+        yield signals.interrupt
+
+
+@dataclass(slots=True)
+class _Lasting:
+    """What a reload leaves alone: open files and ports, what is known of the node."""
+
+    metrics: AgentMetrics
+    agent_id: str
+    spool: Spool
+    python: PySpy
+    tracers: Tracers
+    discovery: Discovery
+    memory: MemoryReader
+    pods: Pods
+
+
+def _make_lasting(config: AgentConfig, held: contextlib.ExitStack) -> _Lasting:
+    metrics = AgentMetrics()
+    py_spy = find_py_spy(config.py_spy)
+    spool = Spool(
+        Path(config.state_dir) / "spool",
+        config.spool_max_bytes,
+        encoding="gzip" if config.compression == "gzip" else "zstd",
+        max_age_seconds=config.spool_max_age_seconds,
+        on_drop=metrics.add_dropped,
+    )
+    held.callback(spool.close)
+    # After the spool, whose lock keeps two agents apart: this clears its folder.
+    proc_root = Path(config.proc_root)
+    python = PySpy(py_spy, Path(config.state_dir) / "windows", proc_root)
+    tracers = Tracers()
+    if config.metrics_address is not None:
+        longest = config.cycle_seconds * _STRETCH_AT_MOST
+        stale = max(_STALE_AT_LEAST_SECONDS, float(_STALE_CYCLES * longest))
+        server = StatusServer(config.metrics_address, metrics, stale_after_seconds=stale)
+        server.start()
+        held.callback(server.stop)
+    pods: Pods = NoPods()
+    if config.kubernetes == "on":
+        pods = directory = make_directory(config, metrics.add_kubernetes_error)
+        metrics.watch_pods(count=lambda: directory.pod_count, up=lambda: directory.status.up)
+        directory.start()
+        held.callback(directory.stop)
+    return _Lasting(
+        metrics,
+        make_agent_id(config),
+        spool,
+        python,
+        tracers,
+        Discovery(proc_root, excluded=lambda: (*python.children(), *tracers.children())),
+        MemoryReader(proc_root, Path(config.cgroup_root)),
+        pods,
     )
 
 
-class _WindowsOnPaper:
-    """Pretends that every window brought a sample, so that the ledger shows its rate."""
+def _make_stages(
+    config: AgentConfig, lasting: _Lasting, parts: contextlib.ExitStack, signals: Signals
+) -> Stages:
+    identity = make_identity(config, lasting.pods)
+    shipper = Shipper(lasting.spool, make_destination(config, config.ingest_path), lasting.metrics)
+    shipper.start()
+    parts.callback(lambda: shipper.stop(_FLUSH_SECONDS if signals.stopping else _HAND_OVER_SECONDS))
+    go = make_go(config, identity, lasting.metrics)
+    go.start()
+    parts.callback(go.stop)
+    captures: Captures = NoOrders()
+    if config.on_demand:
+        roster = Roster(identity.subject)
+        orders = _make_orders(config, lasting, roster)
+        orders.start()
+        parts.callback(orders.stop, _LET_GO_SECONDS)
+        captures = CaptureWindows(orders, roster)
+    return Stages(
+        discovery=lasting.discovery,
+        identity=identity,
+        memory=lasting.memory,
+        python=lasting.python,
+        go=go,
+        captures=captures,
+        outbox=lasting.spool,
+        metrics=lasting.metrics,
+    )
 
-    def run(self, windows: Sequence[Window], stop: threading.Event) -> list[WindowResult]:
-        stop.set()
-        sample = ((Frame("on paper"),), 1)
-        return [WindowResult(each, samples=(sample,), intervals=1) for each in windows]
 
-
-class _GoOnPaper:
-    """Finds Go endpoints and pulls from none."""
-
-    def __init__(self, go: GoSampler) -> None:
-        self._go = go
-
-    def observe(self, processes: Sequence[Process]) -> None:
-        self._go.look(processes)
-
-    def drain(self) -> list[Profile]:
-        return []
-
-    def coverage(self) -> list[Coverage]:
-        return self._go.coverage()
-
-
-class _Nowhere:
-    """Takes a batch nowhere."""
-
-    def put(self, payload: bytes) -> bool:
-        return bool(payload)
+def _make_orders(config: AgentConfig, lasting: _Lasting, roster: Roster) -> Orders:
+    return Orders(
+        OrderClient(make_destination(config, "")),
+        roster.match,
+        lasting.tracers if config.tracing_captures else None,
+        node=config.node_name,
+        agent_id=lasting.agent_id,
+    )

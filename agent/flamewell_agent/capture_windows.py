@@ -41,6 +41,10 @@ class Source(Protocol):
         """Tell whether nobody waits for it any more."""
         ...
 
+    def service_nodes(self) -> Mapping[str, int]:
+        """Give on how many nodes services of this node are sampled."""
+        ...
+
 
 class Roster:
     """The processes that may be captured, for the orders' thread; replaced as a whole each cycle.
@@ -73,6 +77,10 @@ class NoOrders:
 
     def ran(self, decision: Decision, results: Sequence[WindowResult]) -> None:
         """Ignore it."""
+
+    def service_nodes(self) -> Mapping[str, int]:
+        """Know nothing of other nodes."""
+        return {}
 
 
 @dataclass(slots=True)
@@ -154,6 +162,10 @@ class CaptureWindows:
             else:
                 failed = {each.window.process.key: _failure(each) for each in own}
                 self._note_vain_try(running, {**reasons, **failed})
+
+    def service_nodes(self) -> Mapping[str, int]:
+        """Give on how many nodes services of this node are sampled, as the collector says."""
+        return self._source.service_nodes()
 
     def _note_progress(self, running: _Running, results: Sequence[WindowResult]) -> None:
         running.samples += sum(count for each in results for _, count in each.samples)

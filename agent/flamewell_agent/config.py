@@ -8,9 +8,11 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from flamewell_agent.errors import ConfigError
+from flamewell_agent.relabel import RelabelRule, parse_rules
 from flamewell_settings import Loaded, SettingsError, load, option
 from flamewell_wire.attributes import INGEST_PATH, LABEL_ATTRIBUTE_PREFIX
 
@@ -31,6 +33,17 @@ class AgentConfig:
     token_file: str = option("", "file with a bearer token; read again when it changes")
     tls_ca_file: str = option("", "PEM file with the authorities that sign the collector's name")
     tls_insecure: bool = option(False, "do not verify the collector's certificate (tests only)")
+    tls_cert_file: str = option(
+        "", "PEM file with the agent's own certificate, for collectors that ask for one"
+    )
+    tls_key_file: str = option(
+        "", "PEM file with its key; empty: tls_cert_file holds it too; both are read again"
+    )
+    proxy_url: str = option(
+        "",
+        "HTTP proxy to send through, http://user:password@host:port; HTTPS_PROXY is not looked at",
+        secret=True,
+    )
     compression: str = option("zstd", "how batches are compressed", choices=("zstd", "gzip"))
     state_dir: str = option(
         "", "where unsent batches wait; empty: /var/lib/flamewell-agent, or ~/.local/state"
@@ -42,9 +55,34 @@ class AgentConfig:
         low=_MIB,
         high=1024**4,
     )
+    spool_max_age_seconds: int = option(
+        86_400,
+        "unsent batches that are older are dropped: no collector would take them",
+        unit="seconds",
+        low=60,
+        high=30 * 86_400,
+    )
     node_name: str = option("", "label `node`; empty: the host's name")
     cluster: str = option("", "label `cluster`")
+    kubernetes: str = option(
+        "auto",
+        "ask the Kubernetes API for the pods of this node; auto: where the agent runs in a cluster "
+        "or kubeconfig is set",
+        choices=("auto", "on", "off"),
+    )
+    kubeconfig: str = option(
+        "", "kubeconfig file for the Kubernetes API; empty: the pod's service account"
+    )
     labels: tuple[str, ...] = option((), "further labels on every series, as name=value")
+    pod_labels: tuple[str, ...] = option(
+        (), "Kubernetes labels of pods that become series labels, e.g. app.kubernetes.io/team"
+    )
+    relabel_configs: tuple[Mapping[str, Any], ...] = option(
+        (),
+        "Prometheus's relabel_configs: which processes are profiled, by __meta_* labels, and how "
+        "they are named; __rate_hz__, __wall__, __native__ and __threads__ tune",
+        mappings=True,
+    )
     overhead_budget: float = option(
         0.01,
         "share of the node's CPU that the agent and its children may use",
@@ -52,11 +90,34 @@ class AgentConfig:
         low=0.0005,
         high=0.5,
     )
+    memory_ceiling_bytes: int = option(
+        160 * _MIB,
+        "memory that the agent and its children may take; above it windows are given up",
+        unit="bytes",
+        low=48 * _MIB,
+        high=1024**4,
+    )
+    target_pause_budget: float = option(
+        0.001,
+        "share of its time for which a target may be stopped to be read (native frames only: all "
+        "else stops nobody)",
+        unit="ratio",
+        low=0.0,
+        high=0.1,
+    )
     cycle_seconds: int = option(
         15, "how often targets are chosen anew and a batch is made", unit="seconds", low=1, high=300
     )
     max_rate_hz: int = option(
         97, "samples a second of one Python process at most", unit="Hz", low=1, high=1000
+    )
+    service_samples_per_second: int = option(
+        # 20,000 samples tell shares to one point (n = 1.97 / d²): at 60 a second in 5 to 6 minutes.
+        60,
+        "samples with a stack that are enough for one service, however many processes it has",
+        unit="1/s",
+        low=1,
+        high=10_000,
     )
     py_spy: str = option("", "path of the py-spy program; empty: the one installed with the agent")
     go_endpoints: tuple[str, ...] = option(
@@ -67,6 +128,28 @@ class AgentConfig:
     )
     go_cycle_seconds: int = option(
         15, "length of one CPU profile of a Go program", unit="seconds", low=1, high=300
+    )
+    go_cpu_share: float = option(
+        1.0,
+        "for how much of the time the CPU profiler of a Go program may run, which interrupts it 100 "
+        "times a CPU second; values are scaled to all the time",
+        unit="ratio",
+        low=0.01,
+        high=1.0,
+    )
+    go_tls_ca_file: str = option(
+        "", "PEM file with the authorities that sign the certificates of https Go endpoints"
+    )
+    go_tls_insecure: bool = option(
+        False, "do not verify the certificates of https Go endpoints, which seldom name a pod's IP"
+    )
+    on_demand: bool = option(
+        True, "ask the collector for captures that somebody wants of processes of this node"
+    )
+    tracing_captures: bool = option(
+        False,
+        "let those be strace and gdb as well, which slow their target down 13 to 25 times or stop "
+        "it, for up to 10 s; the collector must allow them too",
     )
     metrics_listen: str = option(
         "127.0.0.1:4041", "host:port of the agent's own metrics and health; empty: none"
@@ -86,6 +169,11 @@ class AgentConfig:
             name, value = _split_pair("labels", text)
             attributes[LABEL_ATTRIBUTE_PREFIX + name] = value
         return attributes
+
+    @property
+    def relabel_rules(self) -> tuple[RelabelRule, ...]:
+        """The rules of relabel_configs."""
+        return parse_rules(self.relabel_configs)
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:
@@ -120,6 +208,7 @@ def load_config(flags: argparse.Namespace, environ: Mapping[str, str]) -> Loaded
         config,
         node_name=config.node_name or socket.gethostname(),
         state_dir=config.state_dir or str(_default_state_dir(environ)),
+        kubernetes=_kubernetes(config, environ),
     )
     _validate(config)
     return Loaded(config, loaded.sources)
@@ -135,6 +224,13 @@ def parse_go_endpoint(text: str) -> tuple[str, str]:
     if not separator or "://" in name:
         name, url = "", text
     return name.strip(), _check_url("go_endpoints", url.strip())
+
+
+def _kubernetes(config: AgentConfig, environ: Mapping[str, str]) -> str:
+    """Decide what ``auto`` is here; Kubernetes sets the variable in every container."""
+    if config.kubernetes != "auto":
+        return config.kubernetes
+    return "on" if config.kubeconfig or environ.get("KUBERNETES_SERVICE_HOST") else "off"
 
 
 def _default_state_dir(environ: Mapping[str, str]) -> Path:
@@ -153,10 +249,14 @@ def _validate(config: AgentConfig) -> None:
         _check_url("collector_url", url)
     for text in config.go_endpoints:
         parse_go_endpoint(text)
+    if config.tls_key_file and not config.tls_cert_file:
+        raise ConfigError("tls_key_file is set without tls_cert_file; give both")
+    if config.proxy_url:
+        _check_proxy(config.proxy_url)
     if not config.ingest_path.startswith("/"):
         raise ConfigError(f"ingest_path is {config.ingest_path!r}, it must start with /")
-    # Both derive from options that only turn out wrong when they are read.
-    _ = config.metrics_address, config.extra_attributes
+    # These derive from options that only turn out wrong when they are read.
+    _ = config.metrics_address, config.extra_attributes, config.relabel_rules
 
 
 def _check_url(option_name: str, url: str) -> str:
@@ -171,6 +271,16 @@ def _check_url(option_name: str, url: str) -> str:
     if not usable:
         raise ConfigError(problem)
     return url.rstrip("/")
+
+
+def _check_proxy(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:  # the value is not repeated: it may hold a password
+        raise ConfigError("proxy_url is no URL such as http://proxy:3128")
 
 
 def _split_pair(option_name: str, text: str) -> tuple[str, str]:

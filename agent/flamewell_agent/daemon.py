@@ -7,20 +7,19 @@ logged and counted here, and the cycle goes on with what the others gave.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from flamewell_agent import governor, ledger, otlp, weighting
-from flamewell_agent.accounts import CpuAccounts, Untold
-from flamewell_agent.cpu_clock import process_cpu_nanos, ticks_since_boot
+from flamewell_agent import governor, ledger, otlp
+from flamewell_agent.clock_watch import ClockWatch
 from flamewell_agent.discovery import Discovery
 from flamewell_agent.governor import Decision
-from flamewell_agent.identity.host import Identity
-from flamewell_agent.metrics import AgentMetrics, agent_cpu_seconds
+from flamewell_agent.metrics import AgentMetrics, agent_cpu_seconds, own_memory_bytes
 from flamewell_agent.model import (
     Batch,
     Coverage,
@@ -29,10 +28,12 @@ from flamewell_agent.model import (
     ProcessKey,
     Profile,
     Resource,
+    Subject,
     Window,
     WindowResult,
 )
 from flamewell_agent.samplers.memory import MemoryReader, memory_profiles
+from flamewell_agent.sampling import PythonSampling, Room, Rules, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,33 @@ FIRST_CYCLE_SECONDS = 8
 """The first cycle is short, so that a page opened after the start has something to show."""
 PRIMING_SECONDS = 1.0
 """Between the first two looks at the CPU clocks: without it nobody is known to be busy."""
-_NANOS = 1_000_000_000
+LOOK_SHARE, GO_SHARE = 0.25, 0.3
+"""Shares of the budget for closer looks at new processes, and for Go profiles where there are any;
+what they do not use is left to the windows."""
+STRETCH_ABOVE, RELAX_BELOW, STRETCH_AT_MOST = 0.5, 0.2, 4
+"""Where what the agent itself does takes this share of its budget, cycles get longer (they cost the
+same, whatever their length), down to this share shorter again."""
 _OWN_CPU_SMOOTHING = 0.3
 _FIRST_OWN_CPU_SECONDS = 0.05
 T = TypeVar("T")
+
+
+class Naming(Protocol):
+    """Says who processes are."""
+
+    def subject(self, process: Process) -> Subject:
+        """Name one."""
+        ...
+
+    def meet(self, processes: Sequence[Process]) -> None:
+        """Take all processes there are before the first of them is named: workers are named by
+        the processes they come from.
+        """
+        ...
+
+    def keep_only(self, processes: Sequence[Process]) -> None:
+        """Forget all others."""
+        ...
 
 
 class WindowRunner(Protocol):
@@ -61,12 +85,32 @@ class GoPuller(Protocol):
         """Take the processes of this cycle."""
         ...
 
+    def allow(self, cpu_seconds_per_second: float) -> None:
+        """Say what its threads may use."""
+        ...
+
     def drain(self) -> list[Profile]:
         """Give what has come in."""
         ...
 
     def coverage(self) -> list[Coverage]:
         """Account for each Go process."""
+        ...
+
+
+class Captures(Protocol):
+    """What the collector asks for: on-demand captures, and a node's part of the samples."""
+
+    def wanted(self, processes: Sequence[Process]) -> Mapping[ProcessKey, Wanted]:
+        """Say what is wanted in this cycle."""
+        ...
+
+    def ran(self, decision: Decision, results: Sequence[WindowResult]) -> None:
+        """Take what became of it."""
+        ...
+
+    def service_nodes(self) -> Mapping[str, int]:
+        """Give on how many nodes services are sampled."""
         ...
 
 
@@ -83,10 +127,11 @@ class Stages:
     """All parts of the agent, made and wired elsewhere."""
 
     discovery: Discovery
-    identity: Identity
+    identity: Naming
     memory: MemoryReader
     python: WindowRunner
     go: GoPuller
+    captures: Captures
     outbox: Outbox
     metrics: AgentMetrics
 
@@ -100,31 +145,16 @@ class Policy:
         cycle_seconds: Length of a cycle and of its windows.
         overhead_budget: Share of the node's CPU for agent and children.
         cores: Of the node.
-        max_rate_hz: Highest sampling rate of one process.
+        memory_ceiling_bytes: For agent and children.
+        rules: For the sampling of Python.
     """
 
     agent_id: str
     cycle_seconds: int
     overhead_budget: float
     cores: int
-    max_rate_hz: int
-
-
-@dataclass(slots=True)
-class _Target:
-    """What is remembered of a Python process from cycle to cycle."""
-
-    waited_cycles: int = 0
-    cost: governor.Cost | None = None
-    evidence: weighting.Evidence | None = None
-    setback: governor.Setback | None = None
-
-    def rest(self) -> str:
-        """Give why it is left alone in this cycle, empty where it is not."""
-        if self.setback is None or self.setback.cycles_left == 0:
-            return ""
-        self.setback = replace(self.setback, cycles_left=self.setback.cycles_left - 1)
-        return self.setback.reason
+    memory_ceiling_bytes: int
+    rules: Rules
 
 
 class Agent:
@@ -137,58 +167,119 @@ class Agent:
         *,
         own_pid: int = 0,
         cpu_seconds: Callable[[], float] = agent_cpu_seconds,
+        memory_bytes: Callable[[], int] = own_memory_bytes,
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._stages = stages
         self._policy = policy
-        self._own_pid = own_pid
         self._cpu_seconds = cpu_seconds
-        self._uniform = uniform
-        self._accounts = CpuAccounts(since_ticks=ticks_since_boot())
+        self._memory_bytes = memory_bytes
+        self._clock = ClockWatch()
         self._budget = governor.Budget(policy.overhead_budget, policy.cores)
-        self._targets: dict[ProcessKey, _Target] = {}
+        self._sampling = PythonSampling(
+            stages.identity.subject, stages.metrics, policy.rules, own_pid=own_pid, uniform=uniform
+        )
         self._processes: Sequence[Process] = ()
         self._own_cpu_per_second = _FIRST_OWN_CPU_SECONDS / policy.cycle_seconds
+        self._stretch = 1
+        self._primed = False
         self._sequence = 0
-        stages.metrics.set_budget(policy.overhead_budget)
+        stages.metrics.set_budget(policy.overhead_budget, policy.memory_ceiling_bytes)
 
     def run(self, stop: threading.Event) -> None:
         """Cycle until told to stop; what the last cycle has by then is spooled."""
-        self._stage("discovery", self._prime)
-        stop.wait(PRIMING_SECONDS)
-        # What the imports cost is not known to repeat: the budget counts from here.
-        self._budget.record(time.monotonic(), self._cpu_seconds())
-        seconds = min(FIRST_CYCLE_SECONDS, self._policy.cycle_seconds)
+        seconds = self._policy.cycle_seconds * self._stretch
+        if not self._primed:
+            self._primed = True
+            self._stage("discovery", self._prime)
+            stop.wait(PRIMING_SECONDS)
+            # What the imports cost is not known to repeat: the budget counts from here.
+            self._budget.record(time.monotonic(), self._cpu_seconds())
+            seconds = min(FIRST_CYCLE_SECONDS, self._policy.cycle_seconds)
         while not stop.is_set():
             self.run_cycle(seconds, stop)
-            seconds = self._policy.cycle_seconds
+            seconds = self._policy.cycle_seconds * self._stretch
 
     def run_cycle(self, seconds: int, stop: threading.Event) -> list[Coverage]:
         """Look, decide, sample, account, spool."""
-        began, began_unix_nanos = time.monotonic(), time.time_ns()
-        stages = self._stages
-        scanned = self._stage("discovery", stages.discovery.scan)
-        # A scan that fails must not look as if all processes had ended.
-        processes = self._processes = self._processes if scanned is None else scanned
-        self._stage("go", lambda: stages.go.observe(processes))
+        began = time.monotonic()
+        stages, sampling = self._stages, self._sampling
+        self._stage("clock", self._watch_clock)
+        everybody = self._scan(seconds)
+        processes, refused = self._admit(everybody)
+        self._stage("go", lambda: self._hand_to_go(processes))
         profiles = self._stage("memory", lambda: self._read_memory(processes)) or []
-        profiles += self._stage("accounts", lambda: self._observe(processes)) or []
+        profiles += self._stage("accounts", lambda: sampling.observe(processes, began)) or []
         # After the accounts, which name processes that have ended: they can't be looked at again.
-        self._stage("identity", lambda: stages.identity.keep_only(processes))
-        decision = self._stage("governor", lambda: self._decide(processes, seconds)) or Decision()
+        self._stage("identity", lambda: stages.identity.keep_only(everybody))
+        wanted = self._stage("captures", lambda: stages.captures.wanted(processes)) or {}
+        decision = self._stage("governor", lambda: self._decide(processes, seconds, wanted))
+        decision = decision or Decision()
         results = self._stage("python", lambda: stages.python.run(decision.windows, stop)) or []
-        profiles += self._stage("weighting", lambda: self._weigh(results, began_unix_nanos)) or []
+        profiles += self._stage("weighting", lambda: self._weigh(results, began)) or []
+        self._stage("captures", lambda: stages.captures.ran(decision, results))
         stop.wait(max(0.0, began + seconds - time.monotonic()))
-        profiles += self._stage("overdue", self._tell_overdue) or []
+        profiles += self._stage("overdue", lambda: sampling.tell_overdue(time.monotonic())) or []
         profiles += self._stage("go", stages.go.drain) or []
-        coverage = self._stage("ledger", lambda: self._cover(processes, decision, results)) or []
+        skipped = (*decision.skipped, *refused)
+        coverage = self._stage("ledger", lambda: self._cover(everybody, skipped, results)) or []
         self._stage("spool", lambda: self._spool(profiles))
         stages.metrics.publish(coverage)
-        self._stage("learn", lambda: self._learn(results, time.monotonic() - began))
+        self._stage("learn", lambda: self._learn(decision, results, time.monotonic() - began))
         return coverage
 
+    def reconfigure(self, stages: Stages, policy: Policy) -> None:
+        """Go on with other parts and another policy; what was learned and not yet told is kept."""
+        self._stages = stages
+        self._policy = policy
+        self._budget.ratio = policy.overhead_budget
+        self._sampling.reconfigure(stages.identity.subject, policy.rules)
+        stages.metrics.set_budget(policy.overhead_budget, policy.memory_ceiling_bytes)
+
     def _prime(self) -> None:
-        self._observe(self._stages.discovery.scan())
+        processes, _ = self._admit(self._scan(self._policy.cycle_seconds))
+        self._sampling.observe(processes, time.monotonic())
+
+    def _watch_clock(self) -> None:
+        jump = self._clock.look()
+        if jump is not None:
+            for kind in jump.kinds:
+                self._stages.metrics.add_clock_jump(kind)
+            log.warning(
+                "the clock jumped: set by %.1f s, asleep for %.1f s",
+                jump.wall_step_seconds,
+                jump.suspended_seconds,
+            )
+
+    def _scan(self, seconds: int) -> Sequence[Process]:
+        """Find all processes; a scan that fails must not look as if all had ended."""
+        looks = self._policy.overhead_budget * self._policy.cores * seconds * LOOK_SHARE
+        scanned = self._stage("discovery", lambda: self._stages.discovery.scan(looks))
+        if scanned is not None:
+            self._processes = scanned
+        return self._processes
+
+    def _admit(
+        self, everybody: Sequence[Process]
+    ) -> tuple[list[Process], list[tuple[Process, str]]]:
+        """Tell whom nobody wants left alone from those that are, before anything else is done."""
+        self._stage("identity", lambda: self._stages.identity.meet(everybody))
+        admitted, refused = [], []
+        for process in everybody:
+            subject = self._stage("identity", lambda each=process: self._subject(each))  # type: ignore[misc]  # mypy can't infer a lambda with a default
+            reason = "identity_failed" if subject is None else subject.refused
+            if reason:
+                refused.append((process, reason))
+            else:
+                admitted.append(process)
+        return admitted, refused
+
+    def _subject(self, process: Process) -> Subject:
+        return self._stages.identity.subject(process)
+
+    def _hand_to_go(self, processes: Sequence[Process]) -> None:
+        self._stages.go.allow(self._policy.overhead_budget * self._policy.cores * GO_SHARE)
+        self._stages.go.observe(processes)
 
     def _read_memory(self, processes: Sequence[Process]) -> list[Profile]:
         now = time.time_ns()
@@ -196,110 +287,55 @@ class Agent:
         for process in processes:
             reading = self._stages.memory.read(process)
             if reading is not None:
-                readings.setdefault(self._stages.identity.resource(process), []).append(reading)
+                resource = self._subject(process).resource
+                readings.setdefault(resource, []).append(reading)
         return memory_profiles(readings, now)
 
-    def _observe(self, processes: Sequence[Process]) -> list[Profile]:
-        """Read the CPU clocks; gives what processes that have ended used and had not told."""
-        readings = []
-        for process in processes:
-            if process.runtime == "cpython":
-                nanos = process_cpu_nanos(process.key.pid)
-                if nanos is not None:
-                    readings.append((process, nanos))
-        ended = self._accounts.observe(readings, time.monotonic())
-        return self._unsampled(ended)
-
-    def _decide(self, processes: Sequence[Process], seconds: int) -> Decision:
-        candidates, excluded = [], []
-        targets: dict[ProcessKey, _Target] = {}
-        for process in processes:
-            # The agent waits in C while its windows run: a window on itself would find nothing.
-            own = process.key.pid == self._own_pid
-            reason = "agent_itself" if own else weighting.can_be_sampled(process)
-            if not reason:
-                target = self._targets.get(process.key) or _Target()
-                targets[process.key] = target
-                candidates.append(
-                    governor.Candidate(
-                        process,
-                        self._accounts.nanos_per_second(process.key),
-                        target.waited_cycles,
-                        target.cost,
-                        target.rest(),
-                    )
-                )
-            elif process.runtime == "cpython":
-                excluded.append((process, process.unreadable or reason))
-        decision = governor.decide(
-            governor.Inputs(
-                candidates,
-                window_seconds=seconds,
-                allowance_cpu_seconds=self._budget.allowance(
-                    seconds, self._own_cpu_per_second * seconds
-                ),
-                max_rate_hz=self._policy.max_rate_hz,
-                phase=self._uniform(),
-            )
+    def _decide(
+        self, processes: Sequence[Process], seconds: int, wanted: Mapping[ProcessKey, Wanted]
+    ) -> Decision:
+        own_memory = self._memory_bytes()
+        ceiling = self._policy.memory_ceiling_bytes
+        if own_memory > ceiling:
+            self._sampling.shed()
+        room = Room(
+            seconds,
+            self._budget.allowance(seconds, self._own_cpu_per_second * seconds),
+            max(0, ceiling - own_memory),
         )
-        chosen = {each.process.key for each in decision.windows}
-        for key, target in targets.items():
-            target.waited_cycles = 0 if key in chosen else target.waited_cycles + 1
-        self._targets = targets
-        return Decision(decision.windows, (*decision.skipped, *excluded))
+        return self._sampling.decide(
+            processes,
+            room,
+            wanted=wanted,
+            service_nodes=self._stages.captures.service_nodes(),
+            now=time.monotonic(),
+        )
 
-    def _weigh(self, results: Sequence[WindowResult], start_unix_nanos: int) -> list[Profile]:
-        """Make profiles of windows; one that tells nothing leaves its CPU time to the next."""
-        metrics = self._stages.metrics
-        profiles: list[Profile] = []
-        for result in results:
-            process = result.window.process
-            metrics.add_samples("cpython", "ok", sum(count for _, count in result.samples))
-            metrics.add_samples("cpython", "error", result.errors)
-            if result.failure:
-                continue
-            target = self._targets[process.key]
-            target.evidence = weighting.add_evidence(target.evidence, result)
-            if weighting.can_be_told(result, target.evidence):
-                profiles += weighting.cpu_profiles(
-                    result,
-                    self._stages.identity.resource(process),
-                    cpu_nanos=self._accounts.settle(
-                        process.key, result.target_clock_nanos, time.monotonic()
-                    ),
-                    python_share=target.evidence.python_share,
-                    start_unix_nanos=start_unix_nanos,
-                )
-        return profiles
-
-    def _tell_overdue(self) -> list[Profile]:
-        return self._unsampled(self._accounts.overdue(time.monotonic()))
-
-    def _unsampled(self, untold: Iterable[Untold]) -> list[Profile]:
-        now = time.time_ns()
-        return [
-            weighting.unsampled_profile(
-                self._stages.identity.resource(each.process),
-                cpu_nanos=each.cpu_nanos,
-                start_unix_nanos=now - int(each.seconds * _NANOS),
-                duration_nanos=int(each.seconds * _NANOS),
-            )
-            for each in untold
-        ]
+    def _weigh(self, results: Sequence[WindowResult], began: float) -> list[Profile]:
+        now = time.monotonic()
+        # Reckoned from now, so that a clock that was set meanwhile makes no window of the future.
+        start_unix_nanos = time.time_ns() - int((now - began) * 1e9)
+        return self._sampling.weigh(results, start_unix_nanos, now)
 
     def _cover(
         self,
         processes: Sequence[Process],
-        decision: Decision,
+        skipped: Sequence[tuple[Process, str]],
         results: Sequence[WindowResult],
     ) -> list[Coverage]:
         return ledger.account(
             processes,
             results=results,
-            skipped=decision.skipped,
+            skipped=skipped,
             go=self._stages.go.coverage(),
-            service_of=self._stages.identity.service_name,
+            service_of=self._service_name,
         )
+
+    def _service_name(self, process: Process) -> str:
+        try:
+            return self._subject(process).service_name
+        except Exception:  # noqa: BLE001 - told at the stage before; the ledger is whole all the same
+            return process.executable
 
     def _spool(self, profiles: Sequence[Profile]) -> None:
         if profiles:
@@ -307,21 +343,30 @@ class Agent:
             batch = Batch(self._sequence, tuple(profiles))
             self._stages.outbox.put(otlp.encode(batch, agent_id=self._policy.agent_id))
 
-    def _learn(self, results: Sequence[WindowResult], wall_seconds: float) -> None:
+    def _learn(
+        self, decision: Decision, results: Sequence[WindowResult], wall_seconds: float
+    ) -> None:
         """Note what the cycle has cost, for the next decision and for the metrics."""
-        for result in results:
-            target = self._targets[result.window.process.key]
-            if result.failure:
-                target.setback = governor.set_back(target.setback, result.failure)
-            else:
-                target.setback = None
-                target.cost = governor.learn(target.cost, result)
+        now = time.monotonic()
+        self._sampling.learn(results, now)
         before = self._budget.last_cpu_seconds
-        self._budget.record(time.monotonic(), self._cpu_seconds())
+        self._budget.record(now, self._cpu_seconds())
+        used = self._budget.last_cpu_seconds - before
         windows_cpu = sum(each.cpu_seconds for each in results)
-        own = max(0.0, self._budget.last_cpu_seconds - before - windows_cpu) / wall_seconds
+        self._sampling.experience.adapt(
+            reserved_cpu_seconds=decision.reserved_cpu_seconds
+            + self._own_cpu_per_second * wall_seconds,
+            used_cpu_seconds=used,
+            share_cpu_seconds=self._policy.overhead_budget * self._policy.cores * wall_seconds,
+        )
+        own = max(0.0, used - windows_cpu) / wall_seconds
         self._own_cpu_per_second += _OWN_CPU_SMOOTHING * (own - self._own_cpu_per_second)
-        self._stages.metrics.set_overhead(self._budget.used_ratio(governor.HORIZONS_SECONDS[0]))
+        budget = self._policy.overhead_budget * self._policy.cores
+        self._stretch = stretch(self._stretch, self._own_cpu_per_second / budget)
+        minute, ten_minutes = governor.HORIZONS_SECONDS
+        self._stages.metrics.set_overhead(
+            self._budget.used_ratio(minute), self._budget.used_ratio(ten_minutes)
+        )
 
     def _stage(self, name: str, work: Callable[[], T]) -> T | None:
         """Run a stage: its failure is logged, counted, and costs only what it would have given."""
@@ -331,3 +376,15 @@ class Agent:
             log.exception("the stage %s failed; the cycle goes on without it", name)
             self._stages.metrics.add_stage_failure(name)
             return None
+
+
+def stretch(factor: int, own_share: float) -> int:
+    """Give by how much cycles are longer than configured. Pure.
+
+    Args:
+        factor: At present.
+        own_share: What the agent's own work takes of the budget.
+    """
+    if own_share > STRETCH_ABOVE:
+        return min(STRETCH_AT_MOST, factor * 2)
+    return max(1, math.ceil(factor / 2)) if own_share < RELAX_BELOW else factor

@@ -6,7 +6,9 @@ A known process costs one read of its stat file a scan; everything else is looke
 from __future__ import annotations
 
 import logging
+import math
 import re
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,12 +29,15 @@ _YOUNG_SCANS = 3
 """A process may load libpython soon after its start: a new one is looked at this often."""
 
 
+NOT_LOOKED_AT = "not_looked_at_yet"
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A process, its name when it was looked at, and how often it was."""
+    """A process, what its stat file said when it was looked at, and how often it was."""
 
     process: Process
-    comm: str
+    stat: procfs.Stat
     looks: int
 
 
@@ -42,6 +47,7 @@ class Discovery:
     Args:
         proc_root: The node's /proc.
         excluded: Gives the pids that are not looked at (the samplers' own children).
+        thread_cpu_seconds: Clock for what looks cost.
     """
 
     def __init__(
@@ -49,46 +55,76 @@ class Discovery:
         proc_root: Path = Path("/proc"),
         *,
         excluded: Callable[[], Collection[int]] = tuple,
+        thread_cpu_seconds: Callable[[], float] = time.thread_time,
     ) -> None:
         self._proc_root = proc_root
         self._excluded = excluded
+        self._cpu_seconds = thread_cpu_seconds
         self._executables = Executables()
         self._known: dict[ProcessKey, _Known] = {}
         self._scans = 0
         psutil.PROCFS_PATH = str(proc_root)
 
-    def scan(self) -> list[Process]:
-        """Give all processes but kernel threads; one that ends meanwhile is left out."""
+    def scan(self, look_cpu_seconds: float = math.inf) -> list[Process]:
+        """Give all processes but kernel threads; one that ends meanwhile is left out.
+
+        Args:
+            look_cpu_seconds: What closer looks may cost. Those for which it was not enough are
+                ``not_looked_at_yet``; the next scan begins with them: a node that starts
+                processes as fast as it can makes no scan dear.
+        """
+        stats = self._read_stats()
+        found = {key: known for key in stats if (known := self._known.get(key)) is not None}
+        began = self._cpu_seconds()
+        for key, stat in sorted(stats.items(), key=self._urgency):
+            known = found.get(key)
+            if known is not None and not _look_again(known, stat):
+                continue
+            try:
+                if self._cpu_seconds() - began > look_cpu_seconds:
+                    found[key] = known or _Known(_unknown(key, stat, NOT_LOOKED_AT), stat, 0)
+                else:
+                    found[key] = self._look_closely(key, stat, known)
+            except ProcessGoneError:
+                found.pop(key, None)
+            except Exception:
+                # One process that nobody thought of must not hide all the others.
+                log.exception("pid %d could not be looked at", key.pid)
+                found[key] = _Known(_unknown(key, stat, "look_failed"), stat, _YOUNG_SCANS)
+        self._known = found
+        self._scans += 1
+        return [each.process for each in found.values()]
+
+    def _read_stats(self) -> dict[ProcessKey, procfs.Stat]:
         excluded = set(self._excluded())
-        found: dict[ProcessKey, _Known] = {}
+        found = {}
         for pid in psutil.pids():
             if pid in excluded:
                 continue
             try:
                 stat = procfs.read_stat(self._proc_root, pid)
-                if not stat.kernel_thread:
-                    key = ProcessKey(pid, stat.start_ticks)
-                    found[key] = self._up_to_date(key, stat)
             except ProcessGoneError:
                 continue
             except ProcessUnreadableError as error:
                 log.debug("pid %d is left out: %s", pid, error)
-        self._known = found
-        self._scans += 1
-        return [each.process for each in found.values()]
+                continue
+            if not stat.kernel_thread:
+                found[ProcessKey(pid, stat.start_ticks)] = stat
+        return found
 
-    def _up_to_date(self, key: ProcessKey, stat: procfs.Stat) -> _Known:
+    def _urgency(self, item: tuple[ProcessKey, procfs.Stat]) -> tuple[int, int]:
+        """Sort those that had to wait, then new ones, then known ones; each by CPU time used."""
+        key, stat = item
         known = self._known.get(key)
-        if known is None:
-            looks = 1 if self._scans else _YOUNG_SCANS
-            return _Known(self._look(key, stat), stat.comm, looks)
-        # An exec changes the name and keeps the pid and the start time.
-        again = stat.comm != known.comm or (
-            known.process.unreadable != "zombie"
-            if stat.state == "Z"
-            else known.process.runtime == "other" and known.looks < _YOUNG_SCANS
-        )
-        return _Known(self._look(key, stat), stat.comm, known.looks + 1) if again else known
+        return (1 if known is None else 0 if not known.looks else 2), -stat.cpu_ticks
+
+    def _look_closely(self, key: ProcessKey, stat: procfs.Stat, known: _Known | None) -> _Known:
+        process = self._look(key, stat)
+        # The pid may have become another's while its files were read, one by one.
+        if procfs.read_stat(self._proc_root, key.pid).start_ticks != key.start_ticks:
+            raise ProcessGoneError(f"process {key.pid} ended")
+        first = 1 if self._scans else _YOUNG_SCANS
+        return _Known(process, stat, known.looks + 1 if known and known.looks else first)
 
     def _look(self, key: ProcessKey, stat: procfs.Stat) -> Process:
         """Look at a process closely.
@@ -96,7 +132,7 @@ class Discovery:
         Raises:
             ProcessGoneError: It ended meanwhile.
         """
-        process = Process(key, "other", "", stat.comm, (), unreadable="")
+        process = _unknown(key, stat, "")
         if stat.state == "Z":
             return replace(process, unreadable="zombie")
         try:
@@ -130,6 +166,20 @@ class Discovery:
         except OSError as error:
             log.debug("the executable of pid %d can't be read: %s", pid, error)
             return Executable()
+
+
+def _unknown(key: ProcessKey, stat: procfs.Stat, unreadable: str) -> Process:
+    return Process(key, "other", "", stat.comm, (), unreadable=unreadable, parent_pid=stat.parent)
+
+
+def _look_again(known: _Known, stat: procfs.Stat) -> bool:
+    # An exec keeps the pid and the start time.
+    before = known.stat
+    if known.looks == 0 or (stat.comm, stat.stack_start) != (before.comm, before.stack_start):
+        return True
+    if stat.state == "Z":
+        return known.process.unreadable != "zombie"
+    return known.process.runtime == "other" and known.looks < _YOUNG_SCANS
 
 
 def classify(

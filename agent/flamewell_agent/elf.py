@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import struct
 from dataclasses import dataclass
 from typing import IO, cast
@@ -50,8 +51,11 @@ class Executables:
             OSError: It can't be opened.
         """
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            return Executable()
         with os.fdopen(fd, "rb") as file:
-            status = os.fstat(fd)
             key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             found = self._known.get(key)
             if found is None:
@@ -93,25 +97,20 @@ def inspect_file(file: IO[bytes]) -> Executable:
             return Executable()
         go_version = _go_version(elf)
         return Executable(python=not go_version and _has_python(elf), go_version=go_version)
-    except (ELFError, OSError, ValueError, KeyError, struct.error, UnicodeDecodeError):
+    except (ELFError, OSError, ValueError, LookupError, OverflowError, struct.error):
         return Executable()
 
 
 def _has_python(elf: ELFFile) -> bool:
     for name in (".dynstr", ".strtab"):
-        section = elf.get_section_by_name(name)
-        if section is not None and section["sh_size"] <= _SECTION_BYTES_AT_MOST:
-            names = section.data()
-            if any(each in names for each in _PYTHON_SYMBOLS):
-                return True
+        names = _content(elf, name)
+        if any(each in names for each in _PYTHON_SYMBOLS):
+            return True
     return False
 
 
 def _go_version(elf: ELFFile) -> str:
-    section = elf.get_section_by_name(".go.buildinfo")
-    if section is None or section["sh_size"] > _SECTION_BYTES_AT_MOST:
-        return ""
-    blob = section.data()
+    blob = _content(elf, ".go.buildinfo")
     at = blob.find(_GO_MAGIC)
     if at < 0:
         return ""
@@ -119,3 +118,14 @@ def _go_version(elf: ELFFile) -> str:
     flags = blob[at + 15] if len(blob) > at + 15 else 0
     found = _GO_VERSION.search(blob, at + 32) if flags & _GO_INLINE_STRINGS else None
     return found.group().decode("ascii").strip() if found else "go"
+
+
+def _content(elf: ELFFile, name: str) -> bytes:
+    """Give a section's bytes; none where they do not stand in the file as they are.
+
+    One that is compressed, or has no bytes, may claim any size, and would be given it.
+    """
+    section = elf.get_section_by_name(name)
+    if section is None or section.compressed or section["sh_type"] == "SHT_NOBITS":
+        return b""
+    return section.data() if section["sh_size"] <= _SECTION_BYTES_AT_MOST else b""

@@ -6,7 +6,9 @@ AgentError                      the agent or one of its commands cannot go on
 ├── SamplerError                py-spy is not there or does not run
 ├── ProcessGoneError            the process ended while it was looked at: expected, never logged
 ├── ProcessUnreadableError      /proc refuses: another user's process, hidepid, yama
+├── OrderError                  a collector gave no usable answer to a poll for orders
 ├── EndpointError               a pprof endpoint did not answer as it should
+├── KubernetesError             the Kubernetes API did not answer as it should
 └── ProfileFormatError          bytes that claim to be a pprof profile are not one, or are too much
 
 Foreign errors (OSError, urllib3, protobuf) are translated where they come in.
@@ -53,9 +55,25 @@ class _ReasonedError(AgentError):
         self.detail = detail
 
 
+class OrderError(_ReasonedError):
+    """A collector gave no usable answer to a poll for orders."""
+
+
 class EndpointError(_ReasonedError):
     """A pprof endpoint did not answer as it should."""
 
 
 class ProfileFormatError(_ReasonedError):
     """Bytes that claim to be a pprof profile are malformed or exceed a limit."""
+
+
+class KubernetesError(_ReasonedError):
+    """The Kubernetes API did not answer as it should.
+
+    Attributes:
+        retry_after_seconds: How long it asks to be left alone, 0 where it did not say.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(reason, detail)
+        self.retry_after_seconds = retry_after_seconds

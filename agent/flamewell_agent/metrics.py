@@ -10,7 +10,7 @@ import os
 import resource
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -41,6 +41,11 @@ def agent_memory_bytes(proc_root: Path = Path("/proc")) -> int:
         except OSError:  # the thread ended, or the kernel keeps no list of children
             continue
     return sum(_resident_bytes(proc_root / pid / "statm") for pid in pids)
+
+
+def own_memory_bytes(proc_root: Path = Path("/proc")) -> int:
+    """Give the resident memory of this process."""
+    return _resident_bytes(proc_root / "self/statm")
 
 
 class AgentMetrics:
@@ -76,18 +81,36 @@ class AgentMetrics:
         """How long ago the last cycle finished, None before the first."""
         return None if self.last_cycle is None else self._clock() - self.last_cycle
 
-    def set_overhead(self, ratio: float) -> None:
-        """Set the share of the node's CPU that agent and children used."""
-        self._overhead.set(ratio)
+    def set_overhead(self, minute_ratio: float, ten_minutes_ratio: float) -> None:
+        """Set the share of the node's CPU that agent and children used lately."""
+        self._overhead.set(minute_ratio)
+        self._overhead_long.set(ten_minutes_ratio)
 
-    def set_budget(self, ratio: float) -> None:
-        """Set the share of the node's CPU that they may use."""
+    def set_budget(self, ratio: float, memory_ceiling_bytes: int) -> None:
+        """Set the share of the node's CPU that they may use, and the memory."""
         self._budget.set(ratio)
+        self._ceiling.set(memory_ceiling_bytes)
+
+    def set_given_up(self, counts: Mapping[str, int]) -> None:
+        """Set what did not fit into budgets and limits in the last cycle, by what it was."""
+        for what, count in counts.items():
+            self._given_up.labels(what).set(count)
 
     def watch_spool(self, *, size_bytes: Callable[[], int], batches: Callable[[], int]) -> None:
         """Say where to read what waits on disk, at each scrape."""
         self._spool_bytes.set_function(size_bytes)
         self._spool_batches.set_function(batches)
+
+    def watch_pods(self, *, count: Callable[[], int], up: Callable[[], bool]) -> None:
+        """Say where to read the state of the pod directory; only where Kubernetes is on."""
+        self._gauge("kubernetes_pods", "Pods of this node that are known.").set_function(count)
+        self._gauge(
+            "kubernetes_up", "1 while the pods of this node are listed and watched."
+        ).set_function(up)
+
+    def add_kubernetes_error(self, reason: str) -> None:
+        """Count a failure with the Kubernetes API, or with what it says."""
+        self._kubernetes_errors.labels(reason).inc()
 
     def add_samples(self, runtime: str, result: str, count: int = 1) -> None:
         """Count samples by what became of them: ``ok``, ``error``, or why they were not used."""
@@ -114,6 +137,15 @@ class AgentMetrics:
         """Count an attempt to send that will be repeated."""
         self._send_failures.labels(reason).inc()
 
+    def add_clock_jump(self, kind: str) -> None:
+        """Count a clock that was set (``forward``, ``backward``) or a ``suspended`` machine."""
+        self._clock_jumps.labels(kind).inc()
+
+    def add_config_reload(self, *, successful: bool) -> None:
+        """Count a configuration that was read anew, and whether it was taken."""
+        self._config_reloads.labels("ok" if successful else "error").inc()
+        self._last_reload.set(successful)
+
     def add_stage_failure(self, stage: str) -> None:
         """Count an unexpected error that a stage boundary caught."""
         self._stage_failures.labels(stage).inc()
@@ -130,11 +162,29 @@ class AgentMetrics:
 
     def _make_state_metrics(self) -> None:
         self._overhead = self._gauge(
-            "overhead_ratio", "CPU of the agent and its children over the node's CPU."
+            "overhead_ratio", "CPU of agent and children over the node's, in the last minute."
+        )
+        self._overhead_long = self._gauge(
+            "overhead_ten_minutes_ratio",
+            "CPU of agent and children over the node's, in the last ten minutes.",
+        )
+        self._ceiling = self._gauge(
+            "memory_ceiling_bytes", "What memory_bytes may be before windows are given up."
         )
         self._budget = self._gauge("overhead_budget_ratio", "What overhead_ratio may be at most.")
         self._spool_bytes = self._gauge("spool_bytes", "Disk taken by unsent batches.")
         self._spool_batches = self._gauge("spool_batches", "Unsent batches.")
+        self._given_up = Gauge(
+            _PREFIX + "given_up",
+            "What did not fit in the last cycle: processes without a window, windows below the "
+            "wanted rate.",
+            ["what"],
+            registry=self.registry,
+        )
+        self._last_reload = self._gauge(
+            "config_last_reload_successful", "0 where the last configuration read was wrong."
+        )
+        self._last_reload.set(1)
         info = Gauge(
             _PREFIX + "build_info",
             "1, with the version as a label.",
@@ -158,6 +208,15 @@ class AgentMetrics:
         )
         self._send_failures = self._counter(
             "send_failures", "Attempts to send that are repeated.", "reason"
+        )
+        self._kubernetes_errors = self._counter(
+            "kubernetes_errors", "Failures with the Kubernetes API and what it says.", "reason"
+        )
+        self._clock_jumps = self._counter(
+            "clock_jumps", "Wall clocks set, and machines that slept.", "kind"
+        )
+        self._config_reloads = self._counter(
+            "config_reloads", "Configurations read anew, by result.", "result"
         )
         self._stage_failures = self._counter(
             "stage_failures", "Unexpected errors, caught at a stage's boundary.", "stage"

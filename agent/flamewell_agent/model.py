@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Runtime = Literal["cpython", "go", "other"]
+WindowKind = Literal["cpu", "wall"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Process:
         cmdline: Arguments; empty for a zombie.
         cgroup: The process's cgroup path (unified or memory hierarchy), empty if unknown.
         unreadable: Why it could not be looked at fully, empty otherwise.
+        parent_pid: Of its parent when it was looked at.
     """
 
     key: ProcessKey
@@ -43,6 +45,7 @@ class Process:
     cmdline: tuple[str, ...]
     cgroup: str = ""
     unreadable: str = ""
+    parent_pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,56 @@ class Resource:
     def of(cls, attributes: dict[str, str]) -> Resource:
         """Make one from a dict; empty values are left out."""
         return cls(tuple(sorted((key, value) for key, value in attributes.items() if value)))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """What the owner of a target asked for, by annotation or by relabelling.
+
+    Attributes:
+        rate_hz: Samples a second at most, 0: the governor decides alone.
+        wall: Also tell where threads are that are not on a CPU.
+        native: Unwind native frames; each sample stops the target, inside the pause budget.
+        threads: Keep the names of threads, as a label.
+    """
+
+    rate_hz: int = 0
+    wall: bool = False
+    native: bool = False
+    threads: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """A pprof endpoint that an annotation names.
+
+    Attributes:
+        kinds: Of ``cpu``, ``memory``, ``goroutine``, ``mutex``, ``block``: what may be pulled.
+        url: Base URL, with the path where it is not /debug/pprof.
+    """
+
+    kinds: tuple[str, ...]
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who a process is, and what may be done with it.
+
+    Attributes:
+        resource: Whose its samples are.
+        service_name: The same as its ``service.name``.
+        options: What its owner asked for.
+        refused: A coverage reason (``opted_out``, ``dropped_by_relabelling``) where it must not
+            be sampled, empty otherwise.
+        scrapes: Pprof endpoints of its pod.
+    """
+
+    resource: Resource
+    service_name: str
+    options: SamplingOptions = SamplingOptions()
+    refused: str = ""
+    scrapes: tuple[Scrape, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +167,12 @@ class Window:
         seconds: Whole seconds (py-spy takes no fractions).
         predicted_cpu_seconds: What the governor expects it to cost.
         cpu_limit_seconds: It is ended early where it costs more than this.
+        kind: ``cpu``: who holds the GIL; ``wall``: all threads, those that wait included.
+        native: With native frames: each look stops the target.
+        threads: With the names of threads.
+        pause_limit_seconds: It is ended early where it stopped its target for longer than this.
+        stands_for_siblings: Its stacks also tell of the processes of the same resource that have
+            no window in this cycle.
     """
 
     process: Process
@@ -121,6 +180,11 @@ class Window:
     seconds: int
     predicted_cpu_seconds: float
     cpu_limit_seconds: float = math.inf
+    kind: WindowKind = "cpu"
+    native: bool = False
+    threads: bool = False
+    pause_limit_seconds: float = math.inf
+    stands_for_siblings: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +193,7 @@ class WindowResult:
 
     Attributes:
         window: The order.
-        samples: Stack and count of samples that held the GIL.
+        samples: Stack and count of samples (kind ``cpu``: that held the GIL).
         intervals: How often the sampler looked, or should have where it did not keep pace.
         kept_pace: Whether it looked as often as it should.
         errors: Looks that failed (torn or vanished stacks).
@@ -140,6 +204,9 @@ class WindowResult:
             the target ended first.
         failure: A coverage reason where nothing usable came back, empty otherwise.
         detail: The sampler's own words on a failure.
+        thread_names: Parallel to ``samples`` where names were asked for, else empty.
+        pause_seconds: For how long the target was stopped, at most.
+        memory_bytes: Resident memory of the sampler child at its highest.
     """
 
     window: Window
@@ -153,6 +220,9 @@ class WindowResult:
     target_clock_nanos: int = 0
     failure: str = ""
     detail: str = ""
+    thread_names: tuple[str, ...] = ()
+    pause_seconds: float = 0.0
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -49,6 +50,8 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
             parser.add_argument(
                 flag, action=argparse.BooleanOptionalAction, default=None, help=text
             )
+        elif spec.mappings:
+            parser.add_argument(flag, default=None, metavar="YAML", help=text)
         elif isinstance(each.default, tuple):
             parser.add_argument(
                 flag, action="append", default=None, metavar="VALUE", help=text + " (repeatable)"
@@ -103,9 +106,11 @@ def render(loaded: Loaded[Any]) -> str:
     for each in fields(loaded.settings):
         value = getattr(loaded.settings, each.name)
         shown: Any = list(value) if isinstance(value, tuple) else value
+        if spec_of(each).mappings:
+            shown = [dict(entry) for entry in value]
         if spec_of(each).secret and value:
             shown = "***"
-        text = yaml.safe_dump(shown, default_flow_style=True, width=10_000)
+        text = yaml.safe_dump(shown, default_flow_style=True, width=sys.maxsize)
         text = text.removesuffix("...\n").strip()
         lines.append(f"{each.name}: {text}  # {loaded.sources[each.name]}")
     return "\n".join(lines)
@@ -130,6 +135,8 @@ def _read_file(path: str | None) -> dict[str, Any]:
 def _parse(name: str, raw: Any, default: Any, spec: OptionSpec, source: str) -> Any:
     """Turn a raw value into the type of the option's default, and check its range."""
     where = f"{name} (from {source})"
+    if spec.mappings:
+        return _mappings(where, raw)
     try:
         value = _convert(raw, default)
     except (TypeError, ValueError) as error:
@@ -142,6 +149,23 @@ def _parse(name: str, raw: Any, default: Any, spec: OptionSpec, source: str) -> 
     if too_low or too_high or (spec.choices and value not in spec.choices):
         raise SettingsError(f"{where} is {raw!r}, which is out of range{_range_text(spec)}")
     return value
+
+
+def _mappings(where: str, raw: Any) -> tuple[dict[str, Any], ...]:
+    """Take a list of mappings, or a YAML (or JSON) text of one."""
+    try:
+        value = yaml.safe_load(raw) if isinstance(raw, str) else raw
+    except (yaml.YAMLError, ValueError) as error:  # the latter: a date that is none
+        raise SettingsError(f"{where} is not valid YAML: {error}") from error
+    value = [] if value is None else value
+    if not isinstance(value, list):
+        raise SettingsError(f"{where} is {value!r}, a list of mappings is expected")
+    for at, entry in enumerate(value):
+        if not isinstance(entry, dict) or not all(isinstance(key, str) for key in entry):
+            raise SettingsError(
+                f"{where}: entry {at} is {entry!r}, `key: value` lines are expected"
+            )
+    return tuple(value)
 
 
 def _convert(raw: Any, default: Any) -> Any:
@@ -185,5 +209,5 @@ def _range_text(spec: OptionSpec) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(value) or "none"
+        return ",".join(map(str, value)) or "none"
     return str(value) if value != "" else "none"

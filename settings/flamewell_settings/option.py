@@ -19,6 +19,8 @@ class OptionSpec:
         high: Largest value that is taken.
         choices: The only values that are taken.
         secret: Shown as ``***`` by ``--print-config``.
+        mappings: The value is a list of mappings: a tuple of dicts, in a file as YAML has it, by
+            flag or environment as one YAML or JSON text.
     """
 
     help: str
@@ -27,6 +29,7 @@ class OptionSpec:
     high: float | None = None
     choices: tuple[str, ...] = ()
     secret: bool = False
+    mappings: bool = False
 
 
 def option(
@@ -38,12 +41,14 @@ def option(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     secret: bool = False,
+    mappings: bool = False,
 ) -> Any:
     """Declare a dataclass field that is an option.
 
-    Fields may be ``str``, ``int``, ``float``, ``bool`` or ``tuple[str, ...]``.
+    Fields may be ``str``, ``int``, ``float``, ``bool``, ``tuple[str, ...]``, or with ``mappings``
+    ``tuple[Mapping[str, Any], ...]``.
     """
-    spec = OptionSpec(help, unit, low, high, choices, secret)
+    spec = OptionSpec(help, unit, low, high, choices, secret, mappings)
     return field(default=default, metadata={_KEY: spec})
 
 

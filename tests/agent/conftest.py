@@ -20,16 +20,13 @@ Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
 
 def installed_interpreters() -> dict[str, str]:
-    """Version to path of each CPython of this machine that py-spy reads, ours included."""
+    """Version to path of each CPython of this machine that py-spy reads, ours included.
+
+    Newer ones with a C library of their own run in tests/containers.
+    """
     found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    unpacked = cache / "flamewell" / "interpreters"
-    for path in [
-        *pyenv.glob("*/bin/python*"),
-        *Path("/usr/bin").glob("python*"),
-        *unpacked.glob("*/usr/bin/python*"),
-    ]:
+    for path in [*pyenv.glob("*/bin/python*"), *Path("/usr/bin").glob("python*")]:
         match = re.fullmatch(r"python(2\.7|3\.(?:[6-9]|1[0-5]))", path.name)
         if match:
             found.setdefault(match.group(1), str(path))

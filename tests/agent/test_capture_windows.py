@@ -47,6 +47,9 @@ class Source:
     def is_over(self, order_id: str) -> bool:
         return order_id in self.over
 
+    def service_nodes(self) -> dict[str, int]:
+        return {"shop": 3}
+
 
 def subject_of(each: Process) -> Subject:
     service = "shop" if each.key.pid < 50 else "mail"

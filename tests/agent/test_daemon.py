@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from agent.conftest import TARGETS
 from opentelemetry.proto.collector.profiles.v1development import profiles_service_pb2
 
-from flamewell_agent import daemon
+from flamewell_agent import daemon, procfs
+from flamewell_agent.capture_windows import NoOrders
 from flamewell_agent.cpu_clock import process_cpu_nanos
 from flamewell_agent.daemon import Agent, Policy, Stages
 from flamewell_agent.discovery import Discovery
-from flamewell_agent.identity.host import Identity
 from flamewell_agent.metrics import AgentMetrics
-from flamewell_agent.model import Coverage, Frame, Process, Profile, Window, WindowResult
+from flamewell_agent.model import (
+    Coverage,
+    Frame,
+    Process,
+    Profile,
+    Resource,
+    Subject,
+    Window,
+    WindowResult,
+)
 from flamewell_agent.procfs import read_stat
 from flamewell_agent.samplers.memory import MemoryReader
 from flamewell_agent.samplers.pyspy import PySpy, find_py_spy
+from flamewell_agent.sampling import Rules
 from flamewell_wire.attributes import UNSAMPLED_FRAME
 from flamewell_wire.profile_types import CPU, PROCESS_ANON
 
@@ -36,11 +48,40 @@ class NoGo:
     def observe(self, processes: Sequence[Process]) -> None:
         pass
 
+    def allow(self, cpu_seconds_per_second: float) -> None:
+        pass
+
     def drain(self) -> list[Profile]:
         return []
 
     def coverage(self) -> list[Coverage]:
         return []
+
+
+class Names:
+    """Names a process by OTEL_SERVICE_NAME; refuses those it is told to refuse."""
+
+    def __init__(self) -> None:
+        self.known: dict[Process, Subject] = {}
+        self.refused: dict[int, str] = {}
+        self.broken: set[int] = set()
+
+    def subject(self, process: Process) -> Subject:
+        if process.key.pid in self.broken:
+            raise RuntimeError("no name")
+        if process not in self.known:
+            environ = procfs.read_bytes(PROC, process.key.pid, "environ")
+            name = procfs.parse_environ(environ, "OTEL_SERVICE_NAME") or process.executable
+            refused = self.refused.get(process.key.pid, "")
+            resource = Resource.of({"service.name": name})
+            self.known[process] = Subject(resource, name, refused=refused)
+        return self.known[process]
+
+    def meet(self, processes: Sequence[Process]) -> None:
+        pass
+
+    def keep_only(self, processes: Sequence[Process]) -> None:
+        self.known = {each: self.known[each] for each in processes if each in self.known}
 
 
 class Outbox:
@@ -88,7 +129,7 @@ class Scans(Discovery):
         self.only: set[int] = set()
         self.broken = False
 
-    def scan(self) -> list[Process]:
+    def scan(self, look_cpu_seconds: float = math.inf) -> list[Process]:
         if self.broken:
             raise RuntimeError("no scan today")
         return [each for each in super().scan() if each.key.pid in self.only]
@@ -102,21 +143,24 @@ class Setting:
         self.python = python or Windows()
         self.outbox = Outbox()
         self.metrics = AgentMetrics()
-        self.identity = Identity("node-1", PROC, {})
+        self.identity = Names()
         stages = Stages(
             self.discovery,
             self.identity,
             MemoryReader(PROC, Path("/sys/fs/cgroup")),
             self.python,
             NoGo(),
+            NoOrders(),
             self.outbox,
             self.metrics,
         )
-        policy = Policy("agent-1", 1, 0.5, os.cpu_count() or 1, 97)
+        self.policy = Policy(
+            "agent-1", 1, 0.5, os.cpu_count() or 1, 1 << 40, Rules(97, 60.0, 0.001)
+        )
         used = itertools.count(0.001, 0.001)
         self.agent = Agent(
             stages,
-            policy,
+            self.policy,
             own_pid=os.getpid(),
             cpu_seconds=lambda: next(used),
             uniform=lambda: 0.5,
@@ -188,7 +232,7 @@ def test_all_cpu_time_is_told_once_over_many_cycles(burner):
     setting.agent._prime()
     for _ in range(4):
         setting.cycle()
-    (account,) = setting.agent._accounts._accounts.values()
+    (account,) = setting.agent._sampling._accounts._accounts.values()
     # It began under the agent's eyes: all that it ever used is ours to tell.
     assert account.told_nanos == sum(setting.cpu().values()) > 10**8
 
@@ -312,3 +356,53 @@ def test_the_overhead_is_published(burner):
     text = setting.metrics.render().decode()
     assert "flamewell_agent_overhead_budget_ratio 0.5" in text
     assert "flamewell_agent_overhead_ratio 0.0\n" not in text
+
+
+def test_what_nobody_wants_sampled_is_left_alone_and_named(burner):
+    setting = Setting()
+    pid, other = burner(), burner("other")
+    setting.discovery.only = {pid, other}
+    setting.identity.refused[pid] = "opted_out"
+    setting.agent._prime()
+    time.sleep(0.2)
+    lines = setting.cycle()
+    assert (lines[pid].state, lines[pid].reason) == ("skipped", "opted_out")
+    assert lines[other].state == "sampled"
+    services = {dict(each.resource.attributes)["service.name"] for each in setting.told}
+    assert services == {"other"}
+
+
+def test_one_process_that_cannot_be_named_costs_nobody_else(burner):
+    setting = Setting()
+    pid, other = burner(), burner("other")
+    setting.discovery.only = {pid, other}
+    setting.identity.broken = {pid}
+    setting.agent._prime()
+    time.sleep(0.2)
+    lines = setting.cycle()
+    assert lines[pid].reason == "identity_failed"
+    assert lines[other].state == "sampled"
+
+
+def test_a_new_configuration_keeps_what_was_learned_and_not_told(burner):
+    setting = Setting()
+    setting.python.failure = "not_permitted"
+    pid = burner()
+    setting.discovery.only = {pid}
+    setting.agent._prime()
+    setting.cycle()
+    setting.agent.reconfigure(setting.agent._stages, replace(setting.policy, overhead_budget=0.25))
+    setting.python.failure = ""
+    for _ in range(3):
+        setting.cycle()
+    (account,) = setting.agent._sampling._accounts._accounts.values()
+    assert account.told_nanos == sum(setting.cpu().values()) > 10**8
+    assert "flamewell_agent_overhead_budget_ratio 0.25" in setting.metrics.render().decode()
+
+
+@pytest.mark.parametrize(
+    ("factor", "own_share", "expected"),
+    [(1, 0.6, 2), (2, 0.9, 4), (4, 0.9, 4), (4, 0.3, 4), (4, 0.1, 2), (2, 0.1, 1), (1, 0.1, 1)],
+)
+def test_cycles_get_longer_where_the_agent_itself_takes_the_budget(factor, own_share, expected):
+    assert daemon.stretch(factor, own_share) == expected

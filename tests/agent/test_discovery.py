@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from agent.conftest import INTERPRETERS, TARGETS
 
 from flamewell_agent import procfs
-from flamewell_agent.discovery import Discovery, classify
+from flamewell_agent.discovery import NOT_LOOKED_AT, Discovery, classify
 from flamewell_agent.elf import Executable
 from flamewell_agent.errors import ProcessGoneError
 from flamewell_agent.model import Process
@@ -102,6 +103,46 @@ def test_what_execs_into_python_is_seen_as_python(spawn, until):
     assert until(lambda: found_as(discovery, target.pid, "cpython"))
 
 
+def test_python_that_execs_another_python_is_looked_at_anew(spawn, until):
+    """Neither the pid, nor the start time, nor the name changes."""
+    code = f"import os, sys, time; time.sleep(1); os.execv(sys.executable, ['python', {SLEEPER!r}])"
+    target = spawn(sys.executable, "-c", code)
+    discovery = Discovery()
+    until(lambda: (process := found(discovery, target.pid)) and process.cmdline[-1] == code)
+    until(lambda: (process := found(discovery, target.pid)) and process.cmdline[-1] == SLEEPER)
+
+
+def test_looks_that_cost_too_much_are_made_by_later_scans(tmp_path):
+    for pid in range(30, 40):
+        _fake(tmp_path, pid, cmdline=b"x\0", cgroup=b"0::/\n")
+        (tmp_path / str(pid) / "exe").mkdir()
+    clock = iter(range(10_000))
+    # Each reading of the clock is a second later: two looks fit into 2.5 s.
+    discovery = Discovery(tmp_path, thread_cpu_seconds=lambda: float(next(clock)))
+
+    def pending(limit: float) -> int:
+        return sum(each.unreadable == NOT_LOOKED_AT for each in discovery.scan(limit))
+
+    assert [pending(2.5) for _ in range(6)] == [8, 6, 4, 2, 0, 0]
+    _fake(tmp_path, 50, cmdline=b"x\0", cgroup=b"0::/\n")
+    (tmp_path / "50" / "exe").mkdir()
+    assert pending(-1) == 1
+    assert pending(math.inf) == 0
+
+
+def test_what_outlived_a_scan_is_looked_at_before_what_is_new(tmp_path):
+    for pid in (21, 22):
+        _fake(tmp_path, pid, cmdline=b"old\0", cgroup=b"0::/\n")
+        (tmp_path / str(pid) / "exe").mkdir()
+    clock = iter(range(10_000))
+    discovery = Discovery(tmp_path, thread_cpu_seconds=lambda: float(next(clock)))
+    assert {each.unreadable for each in discovery.scan(0.5)} == {NOT_LOOKED_AT}
+    _fake(tmp_path, 23, cmdline=b"new\0", cgroup=b"0::/\n")
+    (tmp_path / "23" / "exe").mkdir()
+    waiting = [each.key.pid for each in discovery.scan(2.5) if each.unreadable == NOT_LOOKED_AT]
+    assert waiting == [23]
+
+
 def test_a_zombie_is_named(spawn, until):
     child = subprocess.Popen(["true"])
     try:
@@ -143,7 +184,9 @@ def _is_kernel_thread(pid: int) -> bool:
 def test_a_known_process_costs_one_read(spawn, until, monkeypatch):
     target = spawn(sys.executable, SLEEPER)
     discovery = Discovery()
-    until(lambda: found_as(discovery, target.pid, "cpython"))
+    # Before its exec it is a fork of this very Python.
+    until(lambda: (process := found(discovery, target.pid)) and process.cmdline[-1] == SLEEPER)
+    discovery.scan()
     read: list[tuple[int, str]] = []
     real = procfs.read_bytes
     monkeypatch.setattr(

@@ -1,8 +1,7 @@
-"""Who a process is: container from cgroup paths as real nodes have them, service from its words."""
+"""Who a process on a plain host is: its container, and its service from its own words."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,92 +10,13 @@ from agent.conftest import TARGETS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flamewell_agent.identity.container import Placement, parse_placement
-from flamewell_agent.identity.host import Identity
+from flamewell_agent import procfs
+from flamewell_agent.identity.resolver import Identity
 from flamewell_agent.identity.service import python_service, tidy
 from flamewell_agent.model import Process, ProcessKey
 
 C = "0123456789abcdef" * 4
-D = "fedcba9876543210" * 4
-POD = "7f0c1a2b-3d4e-5f60-7182-93a4b5c6d7e8"
-POD_ = POD.replace("-", "_")
-HASH = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 ALLOC = "a1b2c3d4-e5f6-0718-293a-4b5c6d7e8f90"
-IN_POD = Placement(container_id=C, pod_uid=POD)
-BARE = Placement(container_id=C)
-
-CGROUPS: list[tuple[str, Placement]] = [
-    (f"/kubepods/burstable/pod{POD}/{C}", IN_POD),
-    (f"/kubepods/besteffort/pod{POD}/{C}", IN_POD),
-    (f"/kubepods/pod{POD}/{C}", IN_POD),
-    (f"/kubepods/burstable/pod{HASH}/{C}", Placement(container_id=C, pod_uid=HASH)),
-    (
-        (
-            f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{POD_}.slice/"
-            f"cri-containerd-{C}.scope"
-        ),
-        IN_POD,
-    ),
-    (f"/kubepods.slice/kubepods-pod{POD_}.slice/cri-containerd-{C}.scope", IN_POD),
-    (f"/kubepods.slice/kubepods-pod{POD_}.slice/crio-{C}.scope", IN_POD),
-    (f"/kubepods.slice/kubepods-pod{POD_}.slice/crio-{C}.scope/container", IN_POD),
-    (f"/kubepods.slice/kubepods-pod{POD_}.slice/docker-{C}.scope", IN_POD),
-    (f"/system.slice/containerd.service/kubepods-pod{POD_}.slice:cri-containerd:{C}", IN_POD),
-    (
-        (
-            f"/docker/{D}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{POD_}.slice/"
-            f"cri-containerd-{C}.scope"
-        ),
-        IN_POD,
-    ),
-    (f"/docker/{D}/kubelet/kubepods/burstable/pod{POD}/{C}", IN_POD),
-    (f"/../../pod{POD}/{C}", IN_POD),
-    (f"/../cri-containerd-{C}.scope", BARE),
-    (f"/docker/{C}", BARE),
-    (f"/system.slice/docker-{C}.scope", BARE),
-    (f"/machine.slice/libpod-{C}.scope", BARE),
-    (f"/machine.slice/libpod-{C}.scope/container", BARE),
-    (f"/libpod_parent/libpod-{C}", BARE),
-    (f"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{C}.scope", BARE),
-    (f"/ecs/{HASH}/{C}", BARE),
-    (f"/ecs/my-cluster/{HASH}/{C}", BARE),
-    (f"/ecs/{HASH}-3012345678", Placement(container_id=f"{HASH}-3012345678")),
-    (f"/nomad.slice/docker-{C}.scope", BARE),
-    (
-        f"/nomad.slice/share.slice/{ALLOC}.web.scope",
-        Placement(nomad_alloc_id=ALLOC, nomad_task="web"),
-    ),
-    (
-        f"/nomad.slice/reserve.slice/{ALLOC}.web.scope",
-        Placement(nomad_alloc_id=ALLOC, nomad_task="web"),
-    ),
-    (
-        f"/nomad.slice/{ALLOC}.my.task.scope",
-        Placement(nomad_alloc_id=ALLOC, nomad_task="my.task"),
-    ),
-    (f"/nomad/{ALLOC}.web", Placement(nomad_alloc_id=ALLOC, nomad_task="web")),
-    ("/system.slice/x.service", Placement(unit="x")),
-    ("/system.slice/system-getty.slice/getty@tty1.service", Placement(unit="getty@tty1")),
-    ("/user.slice/user-1000.slice/user@1000.service/app.slice", Placement(unit="user@1000")),
-    (f"/machine.slice/libpod-conmon-{C}.scope", Placement()),
-    (f"/kubepods.slice/kubepods-pod{POD_}.slice/crio-conmon-{C}.scope", Placement()),
-    ("/", Placement()),
-    ("", Placement()),
-    ("/user.slice/user-0.slice/session-1.scope", Placement()),
-    (f"/x/{C}0", Placement()),
-    (f"/x/{C[:-1]}", Placement()),
-]
-
-
-@pytest.mark.parametrize(("cgroup", "placement"), CGROUPS)
-def test_where_a_process_runs(cgroup, placement):
-    assert parse_placement(cgroup) == placement
-
-
-@given(st.text())
-def test_any_cgroup_path_is_survived(cgroup):
-    parse_placement(cgroup)
-    parse_placement(f"/kubepods/pod{cgroup}/{C}")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +29,7 @@ def test_any_cgroup_path_is_survived(cgroup):
         ("python3.11", "python -c print(1)", "python3.11"),
         ("python3.11", "python", "python3.11"),
         ("python3.11", "python -", "python3.11"),
-        ("python3.11", "/venv/bin/python /venv/bin/gunicorn shop:app", "gunicorn"),
+        ("python3.11", "/venv/bin/python /venv/bin/gunicorn shop:app", "shop"),
         ("python3.11", "/usr/bin/python3 /usr/bin/celery worker", "celery"),
         ("python3.11", "python /srv/shop/manage.py runserver", "shop"),
         ("python3.11", "python /srv/payments/main.py", "payments"),
@@ -154,7 +74,7 @@ def process(pid: int = 0, **changed: object) -> Process:
 
 
 def attributes(of: Process, root: Path = Path("/proc")) -> dict[str, str]:
-    return dict(Identity("node-1", root, {"label.team": "shop"}).resource(of).attributes)
+    return dict(Identity("node-1", root, {"label.team": "shop"}).subject(of).resource.attributes)
 
 
 def test_the_attributes_of_a_python_process(tmp_path):
@@ -189,27 +109,37 @@ def test_what_the_process_calls_itself_comes_first(spawn):
     target = spawn(
         sys.executable, str(TARGETS / "sleeper.py"), env={"OTEL_SERVICE_NAME": "my shop"}
     )
-    own = process(target.pid, cgroup=f"/docker/{C}")
+    started = procfs.read_stat(Path("/proc"), target.pid).start_ticks
+    own = process(key=ProcessKey(target.pid, started), cgroup=f"/docker/{C}")
     assert attributes(own)["service.name"] == "my_shop"
+
+
+def test_the_words_of_another_process_with_the_same_pid_do_not_count(spawn):
+    target = spawn(
+        sys.executable, str(TARGETS / "sleeper.py"), env={"OTEL_SERVICE_NAME": "my shop"}
+    )
+    before = procfs.read_stat(Path("/proc"), target.pid).start_ticks - 1
+    assert attributes(process(key=ProcessKey(target.pid, before)))["service.name"] == "app"
 
 
 def test_workers_of_one_container_are_one_resource(tmp_path):
     identity = Identity("n", tmp_path, {})
     one, two = process(10, cgroup=f"/docker/{C}"), process(11, cgroup=f"/docker/{C}")
-    assert identity.resource(one) == identity.resource(two)
-    assert identity.service_name(one) == "app"
+    assert identity.subject(one).resource == identity.subject(two).resource
+    assert identity.subject(one).service_name == "app"
 
 
 def test_a_process_is_looked_at_once_until_it_is_forgotten(tmp_path):
-    folder = tmp_path / str(os.getpid())
+    folder = tmp_path / "7"
     folder.mkdir()
+    (folder / "stat").write_text("7 (x) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0")
     environ = folder / "environ"
     environ.write_bytes(b"OTEL_SERVICE_NAME=one\0")
     identity = Identity("n", tmp_path, {})
-    own = process(os.getpid())
-    assert identity.service_name(own) == "one"
+    own = process(7)
+    assert identity.subject(own).service_name == "one"
     environ.write_bytes(b"OTEL_SERVICE_NAME=two\0")
     identity.keep_only([own])
-    assert identity.service_name(own) == "one"
+    assert identity.subject(own).service_name == "one"
     identity.keep_only([])
-    assert identity.service_name(own) == "two"
+    assert identity.subject(own).service_name == "two"

@@ -17,6 +17,7 @@ STAT = (
     b"4242 (my) (prog) S 1 4242 4242 0 -1 4194304 186 0 0 0 3 1 0 0 20 0 5 0 987654 "
     b"14000000 2500 18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0\n"
 )
+ID = b"0123456789abcdef" * 4
 MAPS = b"""\
 55d0a0000000-55d0a0001000 r-xp 00000000 fe:00 1 /usr/bin/my prog
 7f0000000000-7f0000200000 r-xp 00001000 fe:00 2 /usr/lib/libpython3.11.so.1.0 (deleted)
@@ -29,7 +30,13 @@ MAPS = b"""\
 
 def test_a_name_may_hold_parentheses_and_spaces():
     assert procfs.parse_stat(STAT) == procfs.Stat(
-        comm="my) (prog", state="S", parent=1, kernel_thread=False, start_ticks=987654
+        comm="my) (prog",
+        state="S",
+        parent=1,
+        kernel_thread=False,
+        cpu_ticks=4,
+        start_ticks=987654,
+        stack_start=0,
     )
 
 
@@ -81,7 +88,13 @@ def test_one_variable_of_the_environment():
         (b"0::/system.slice/x.service\n", "/system.slice/x.service"),
         (b"0::/\n", "/"),
         (b"5:cpu:/c\n4:memory:/docker/abc\n0::/\n", "/docker/abc"),
-        (b"4:cpuacct,memory:/m\n0::/unified\n", "/unified"),
+        (b"4:cpuacct,memory:/m\n0::/unified\n", "/m"),
+        (b"4:memory:/\n0::/unified\n", "/unified"),
+        (b"4:memory:/m\n0::/system.slice/x.service\n", "/system.slice/x.service"),
+        (b"4:memory:/system.slice/x.service\n0::/y.service\n", "/system.slice/x.service"),
+        (b"3:cpu:/docker/%s\n4:memory:/\n0::/docker.service\n" % ID, "/docker/" + ID.decode()),
+        (b"1:name=systemd:/docker/%s\n5:cpu:/\n" % ID, "/docker/" + ID.decode()),
+        (b"2:cpu:/a\n1:name=systemd:/b\n", "/b"),
         (b"3:name=systemd:/a:b\n2:memory:/a:b\n", "/a:b"),
         (b"", ""),
     ],

@@ -10,18 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flamewell_agent.model import Frame, Process, ProcessKey, Resource, Window, WindowResult
+from flamewell_agent.pictures import Picture
 from flamewell_agent.weighting import (
     LOOKS_THAT_TELL,
     NATIVE_STACK,
+    OTHER_THREADS,
     UNSAMPLED_STACK,
     Evidence,
     add_evidence,
     can_be_sampled,
     can_be_told,
     cpu_profiles,
+    extrapolated_profiles,
+    thread_label,
     unsampled_profile,
+    wall_profiles,
 )
-from flamewell_wire.profile_types import CPU
+from flamewell_wire.profile_types import CPU, WALL
 
 RESOURCE = Resource.of({"service.name": "shop"})
 PROCESS = Process(ProcessKey(1, 1), "cpython", "3.11", "python3.11", ("python", "shop.py"))
@@ -171,6 +176,55 @@ def test_nothing_used_is_nothing_told():
         == []
     )
     assert Evidence().python_share == 1.0
+
+
+def test_names_of_threads_become_labels_and_nothing_is_lost():
+    c = (Frame("c"), Frame("main"))
+    result = replace(
+        window_result({A: 3, B: 4, c: 3}, cpu_nanos=SECOND),
+        thread_names=("pool-1_17", "pool-2_3", "MainThread"),
+    )
+    profiles = cpu_profiles(
+        result, RESOURCE, cpu_nanos=SECOND + 3, python_share=0.5, start_unix_nanos=7
+    )
+    labels = [dict(each.resource.attributes).get("label.thread") for each in profiles]
+    assert labels == ["pool-N_N", "MainThread", None]
+    assert [each.samples for each in profiles[:2]] == [((A, 3), (B, 4)), ((c, 3),)]
+    assert sum(amounts(profiles).values()) == SECOND + 3
+
+
+def test_the_number_of_thread_labels_is_bounded():
+    samples = {(Frame(f"f{at}"),): 1 for at in range(100)}
+    names = tuple(f"worker-{'x' * at}" for at in range(100))
+    result = replace(window_result(samples, cpu_nanos=SECOND), thread_names=names)
+    profiles = cpu_profiles(
+        result, RESOURCE, cpu_nanos=SECOND, python_share=1.0, start_unix_nanos=7
+    )
+    labels = {dict(each.resource.attributes)["label.thread"] for each in profiles}
+    assert len(labels) == 33
+    assert OTHER_THREADS in labels
+    assert sum(amounts(profiles).values()) == SECOND
+    assert thread_label("") == "unnamed"
+
+
+@given(st.lists(st.integers(1, 100), max_size=8), st.integers(0, 10**13), st.floats(0, 1))
+def test_extrapolated_profiles_add_up_and_are_marked(counts, cpu_nanos, share):
+    picture = Picture(tuple(((Frame(f"f{at}"),), n) for at, n in enumerate(counts)), share)
+    profiles = extrapolated_profiles(
+        picture, RESOURCE, cpu_nanos=cpu_nanos, start_unix_nanos=1, duration_nanos=2
+    )
+    assert sum(amounts(profiles).values()) == cpu_nanos
+    assert all(dict(each.resource.attributes)["label.extrapolated"] == "true" for each in profiles)
+
+
+def test_each_look_of_a_wall_window_stands_for_an_equal_part_of_the_time():
+    """Two threads, one of which waits all the time: two thread-seconds in each second."""
+    result = replace(window_result({A: 100, B: 300}, cpu_nanos=0), intervals=200, wall_seconds=10.0)
+    (profile,) = wall_profiles(result, RESOURCE, wall_nanos=20 * SECOND, start_unix_nanos=7)
+    assert profile.type_id == WALL.id
+    assert amounts([profile]) == {A: 10 * SECOND, B: 30 * SECOND}
+    nothing = replace(result, intervals=0)
+    assert wall_profiles(nothing, RESOURCE, wall_nanos=SECOND, start_unix_nanos=7) == []
 
 
 def test_unsampled_time_is_shown_as_such():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import yaml
@@ -20,6 +23,7 @@ class Sample:
     targets: tuple[str, ...] = option((), "static list")
     mode: str = option("text", "log format", choices=("text", "json"))
     token: str = option("", "a secret", secret=True)
+    rules: tuple[Mapping[str, Any], ...] = option((), "what to do", mappings=True)
 
 
 def loaded(*argv: str, environ: dict[str, str] | None = None):
@@ -98,3 +102,71 @@ def test_rendered_settings_are_yaml_with_sources_and_no_secret():
     assert values["targets"] == ["x"]
     assert values["budget"] == 0.01
     assert values["listen"] == "127.0.0.1:1"
+
+
+RULES = [
+    {"action": "drop", "source_labels": ["a", "b"], "regex": "x#y: {z}|'\"\\n"},
+    {"modulus": 8, "nested": {"yes": True, "none": None}},
+]
+
+
+def test_lists_of_mappings_from_every_source(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("rules:\n  - action: drop\n    source_labels: [a]\n  - {regex: '1.10'}\n")
+    from_file = loaded("--config", str(path))
+    assert from_file.settings.rules == (
+        {"action": "drop", "source_labels": ["a"]},
+        {"regex": "1.10"},
+    )
+    assert from_file.sources["rules"] == "file"
+    as_yaml = yaml.safe_dump(RULES)
+    assert loaded("--rules", as_yaml).settings.rules == tuple(RULES)
+    environ = {"T_RULES": json.dumps(RULES)}
+    assert loaded("--config", str(path), environ=environ).settings.rules == tuple(RULES)
+    assert loaded("--rules", "[{a: 1}]", environ=environ).settings.rules == ({"a": 1},)
+    for nothing in ("", "[]", "null"):
+        assert loaded("--rules", nothing, environ=environ).settings.rules == ()
+    path.write_text("rules:\n")
+    assert loaded("--config", str(path)).settings.rules == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: b", r"rules \(from flag\) is {'a': 'b'}, a list of mappings is expected"),
+        ("words", "rules .*list of mappings"),
+        ("[{a: 1}, b]", "rules .*entry 1 is 'b', `key: value`"),
+        ("[{1: a}]", "rules .*entry 0 is {1: 'a'}"),
+        ("[{a: ", r"rules \(from flag\) is not valid YAML"),
+        ("[{a: 2020-99-99}]", r"rules \(from flag\) is not valid YAML"),
+        ("[{a: !!python/name:os.system }]", r"rules \(from flag\) is not valid YAML"),
+    ],
+)
+def test_a_wrong_list_of_mappings_is_named(text, message):
+    with pytest.raises(SettingsError, match=message):
+        loaded("--rules", text)
+
+
+def test_a_wrong_list_of_mappings_in_a_file_is_named(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("rules: {a: b}\n")
+    with pytest.raises(SettingsError, match=r"rules \(from file\) is {'a': 'b'}"):
+        loaded("--config", str(path))
+
+
+def test_rendered_mappings_load_again(tmp_path):
+    many = [{"regex": "x" * 300, "replacement": f"{at}: # {{}}\n"} for at in range(100)]
+    first = loaded("--rules", json.dumps([*RULES, *many]))
+    path = tmp_path / "c.yaml"
+    path.write_text(render(first))
+    again = loaded("--config", str(path))
+    assert again.settings == first.settings
+    assert again.settings.rules == (*RULES, *many)
+    assert "rules: []  # default" in render(loaded())
+
+
+def test_mappings_are_in_the_help():
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Sample)
+    assert "--rules YAML" in parser.format_help()
+    assert "what to do [default: none]" in " ".join(parser.format_help().split())

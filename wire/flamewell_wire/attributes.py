@@ -48,3 +48,12 @@ NATIVE_FRAME = "[no GIL / native]"
 
 UNSAMPLED_FRAME = "[not sampled]"
 """CPU time of a Python process for which there was no window to tell the stacks."""
+
+EXTRAPOLATED_LABEL = "extrapolated"
+"""Series label, ``true`` where stacks of earlier windows stand in for CPU time without a window."""
+
+THREAD_LABEL = "thread"
+"""Series label with the name of a thread, where a target's owner asked for names."""
+
+CAPTURE_LABEL = "capture_id"
+"""Series label of the profiles that an on-demand capture brought."""

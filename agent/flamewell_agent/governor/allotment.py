@@ -24,6 +24,8 @@ UNKNOWN_RATE_HZ, PROBE_SECONDS = 19, 3
 """The highest rate and the length of a first window: what a sample costs is not known yet."""
 WORKERS_AT_ONCE = 3
 """Windows of one service in a cycle: each pays for its attach again."""
+LEAST_SAMPLES_PER_SECOND = 1.0
+"""Of a service, on however many nodes it runs: what is special about this one should show."""
 BREADTH, BREADTH_SIBLINGS, BREADTH_AT_MOST = 0.5, 0.6, 0.75
 """Share of the allowance that goes to many targets first, to more processes of the same services,
 and to turns where half of it is not enough for all; the rest goes to samples."""
@@ -264,7 +266,9 @@ def _wanted_rate(service: Service, inputs: Inputs) -> int:
         cap = min(cap, UNKNOWN_RATE_HZ)
     cores = [each.cpu_nanos_per_second / _CORE_NANOS for each in service.members]
     found = sum(each * min(each, 1.0) for each in cores) / sum(cores)
-    enough = inputs.service_samples_per_second / max(found * service.windows, 1e-9)
+    nodes = max(1, inputs.nodes_of_group.get(service.members[0].group, 1))
+    samples = max(LEAST_SAMPLES_PER_SECOND, inputs.service_samples_per_second / nodes)
+    enough = samples / max(found * service.windows, 1e-9)
     return highest_rate(min(cap, next((rate for rate in RATES_HZ if rate >= enough), cap)))
 
 

@@ -73,6 +73,8 @@ class Inputs:
         phase: Uniform in [0, 1): where draws start, and who comes first among equals.
         headroom: Share of the allowance that is given out, by the errors of earlier predictions.
         service_samples_per_second: Samples with a stack that are enough for one service.
+        nodes_of_group: On how many nodes a service is sampled, this one included: each brings its
+            part of the samples. One where it is not known.
         memory_left_bytes: What the samplers may take together.
         child_memory_bytes: What one of them takes.
         target_pause_budget: Share of its time for which a target may be stopped.
@@ -86,6 +88,7 @@ class Inputs:
     phase: float = 0.0
     headroom: float = 0.85
     service_samples_per_second: float = 60.0
+    nodes_of_group: Mapping[str, int] = field(default_factory=dict)
     memory_left_bytes: int = sys.maxsize
     child_memory_bytes: int = 16 << 20
     target_pause_budget: float = 0.001

@@ -15,6 +15,11 @@ from flamewell_wire.profile_types import PROCESS_ANON, PROCESS_LIMIT, PROCESS_RS
 _LIMIT_FILES = ("memory.max", "memory.limit_in_bytes")
 _MEMORY_HIERARCHIES = ("", "memory", "unified")
 """Below the cgroup root: v2 has the groups there, v1 below ``memory``, hybrid has both."""
+_DEPTH_AT_MOST = 32
+"""Of a cgroup path: a container may nest its own as deep as it likes, and each costs six looks."""
+_CGROUPS_KNOWN_AT_MOST = 10_000
+_PAGES_AT_MOST = 1 << 40
+_DIGITS_AT_MOST = 20
 _REREAD_AFTER = 20
 """Readings of a process after which its cgroup's limit is read again: limits seldom change."""
 
@@ -54,12 +59,14 @@ class MemoryReader:
         limit, reads = self._limits.get(cgroup, (0, 0))
         if reads % _REREAD_AFTER == 0:
             limit = self._read_limit(cgroup)
+        if len(self._limits) >= _CGROUPS_KNOWN_AT_MOST:
+            self._limits.clear()
         self._limits[cgroup] = (limit, reads + 1)
         return limit
 
     def _read_limit(self, cgroup: str) -> int:
         """Give the smallest limit of the cgroup and its ancestors, 0 where there is none."""
-        parts = [part for part in cgroup.split("/") if part not in {"", "..", "."}]
+        parts = [part for part in cgroup.split("/") if part not in {"", "..", "."}][:_DEPTH_AT_MOST]
         found: list[int] = []
         for depth in range(len(parts), 0, -1):
             for hierarchy in _MEMORY_HIERARCHIES:
@@ -73,18 +80,20 @@ def parse_statm(content: bytes) -> tuple[int, int] | None:
     """Give (resident, shared) in pages out of /proc/PID/statm; None where it is not one."""
     fields = content.split()
     try:
-        return int(fields[1]), int(fields[2])
+        resident, shared = int(fields[1]), int(fields[2])
     except (IndexError, ValueError):
         return None
+    # Beyond, the amounts would be none that can be sent, and spoil what is sent with them.
+    return (resident, shared) if 0 <= resident < _PAGES_AT_MOST and shared >= 0 else None
 
 
 def _number(path: Path) -> int:
     """Read a limit; 0 for ``max``, and where there is no such file."""
     try:
         text = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return 0
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdigit() and len(text) <= _DIGITS_AT_MOST else 0
 
 
 def memory_profiles(

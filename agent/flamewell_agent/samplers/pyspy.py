@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = (0.02, 0.5)
 """How long at least and at most until deadlines, costs and ``stop`` are looked at again."""
+_THREADS_AT_MOST = 10_000
+"""Of a wall-clock window, to bound what names that look like stacks can add."""
 _NATIVE_LOOK_SECONDS = 0.1
 """At most where a target is stopped: how long its sampler waited is told only while it runs."""
 _NANOS = 1_000_000_000
@@ -77,17 +79,37 @@ class PySpy:
                 continue
             running[at] = child
             self._children.add(child.pid)
+        try:
+            self._wait_for(running, results, stop)
+        finally:
+            for child in running.values():  # only after an error of ours
+                child.kill()
+                self._children.discard(child.pid)
+        return [results[at] for at in range(len(windows))]
+
+    def _wait_for(
+        self, running: dict[int, Child], results: dict[int, WindowResult], stop: threading.Event
+    ) -> None:
+        """Wait until all children have ended, and take what they have."""
         with selectors.DefaultSelector() as selector:
             for at, child in running.items():
                 selector.register(child.pidfd, selectors.EVENT_READ, at)
-            while len(results) < len(windows):
+            while running:
                 for key, _ in selector.select(_patience(running.values())):
                     at = key.data
                     child = running.pop(at)
                     selector.unregister(child.pidfd)
-                    results[at] = self._finish(child)
+                    results[at] = self._take(child)
                 _enforce(running.values(), stop_now=stop.is_set())
-        return [results[at] for at in range(len(windows))]
+
+    def _take(self, child: Child) -> WindowResult:
+        """Take what one brought; what can't be understood costs no other window."""
+        try:
+            return self._finish(child)
+        except Exception as error:
+            log.exception("what a sampler brought could not be understood")
+            detail = f"{type(error).__name__}: {error}"[:200]
+            return WindowResult(child.window, failure="sampler_failed", detail=detail)
 
     def _finish(self, child: Child) -> WindowResult:
         use = child.reap()
@@ -184,8 +206,9 @@ def _with_stacks(result: WindowResult, child: Child, use: Use, said: str, raw: s
     window = child.window
     samples, errors = pyspy_output.parse_summary(said) or (0, 0)
     ended = pyspy_output.target_ended(said)
-    stacks = pyspy_output.parse_raw(raw, threads=window.threads, native=window.native)
-    # In a wall-clock window each look counts all threads.
+    # In a wall-clock window each look counts all threads, and is one of py-spy's samples.
+    most = samples if window.kind == "cpu" else samples * _THREADS_AT_MOST
+    stacks = pyspy_output.parse_raw(raw, samples=most, threads=window.threads, native=window.native)
     looked = samples + errors if window.kind == "cpu" else 0
     # The pid of a target that ended may be another's by now; its samples held the GIL for
     # about an interval each.

@@ -31,7 +31,7 @@ _NATIVE_MEMORY_BYTES = 4 << 30
 """Address space, which counts the files that it maps: all libraries of a target for --native."""
 _ALARM_SECONDS = 10
 _NANOS = 1_000_000_000
-_KIBIBYTE = 1024
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,7 +42,7 @@ class Use(NamedTuple):
     Attributes:
         exit_code: Negative for a signal.
         cpu_seconds: User and system.
-        memory_bytes: Resident, at its highest.
+        memory_bytes: Resident, the highest that was seen.
         pause_seconds: For how long it held its target stopped, at most.
         wall_seconds: From its start to its end.
     """
@@ -76,6 +76,7 @@ class Child:
         self.interrupted = self.overran = False
         self._raw, self._said = work_dir / f"{name}.raw", work_dir / f"{name}.said"
         self._waited_nanos: dict[str, int] = {}
+        self._memory_bytes = 0
         self.target_cpu_nanos = process_cpu_nanos(window.process.key.pid) or 0
         with self._said.open("wb") as sink:
             self._process = subprocess.Popen(
@@ -107,6 +108,7 @@ class Child:
 
     def left_seconds(self) -> float:
         """Give for how long it may go on at its fastest before a limit; negative beyond one."""
+        self._note_memory()
         used = (process_cpu_nanos(self.pid) or 0) / _NANOS
         left = self.window.cpu_limit_seconds - used
         if self.window.native:
@@ -122,6 +124,11 @@ class Child:
             self._process.send_signal(signal.SIGKILL)
         self.interrupt_at = now + KILL_AFTER_SECONDS
 
+    def kill(self) -> None:
+        """End it without a word; what it has is lost."""
+        self._process.kill()
+        self.reap()
+
     def reap(self) -> Use:
         """Take leave of one that ended."""
         # A zombie's clock goes on telling, but its queueing is told no more.
@@ -134,7 +141,7 @@ class Child:
         return Use(
             exit_code=self._process.returncode,
             cpu_seconds=cpu_seconds,
-            memory_bytes=usage.ru_maxrss * _KIBIBYTE,
+            memory_bytes=self._memory_bytes,
             pause_seconds=cpu_seconds + queued if self.window.native else 0.0,
             wall_seconds=time.monotonic() - self._began,
         )
@@ -146,6 +153,12 @@ class Child:
     def take_raw(self) -> tuple[str, bool]:
         """Read its stacks, and whether there are too many; their file is gone afterwards."""
         return _take(self._raw)
+
+    def _note_memory(self) -> None:
+        """Look at its memory: ru_maxrss begins at that of the agent that it was forked from."""
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            text = Path(f"/proc/{self.pid}/statm").read_text("ascii")
+            self._memory_bytes = max(self._memory_bytes, int(text.split()[1]) * _PAGE_BYTES)
 
     def _queued_seconds(self) -> float:
         """Give how long its threads waited for a CPU: a target that it holds waits with them.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from flamewell_agent.model import Frame, Stack
 
-_SUMMARY = re.compile(r"Samples: (\d+) Errors: (\d+)")
+_SUMMARY = re.compile(r"Samples: ([0-9]{1,18}) Errors: ([0-9]{1,18})")
 _EXITED = "process exited"
 _BEGUN = "Sampling process"
 _LINE_AT_MOST = 2**31 - 1
@@ -39,7 +39,7 @@ _REASONS: tuple[tuple[str, str], ...] = (
 
 
 def parse_raw(
-    text: str, *, threads: bool = False, native: bool = False
+    text: str, *, samples: int = _COUNT_AT_MOST, threads: bool = False, native: bool = False
 ) -> dict[tuple[str, Stack], int]:
     """Read ``frame;frame;… count`` lines (root first) into stacks (leaf first) and counts.
 
@@ -49,6 +49,7 @@ def parse_raw(
 
     Args:
         text: What py-spy wrote.
+        samples: How many it took in all: no number beyond that is a count, whatever a name says.
         threads: It was called with ``--threads``: each line begins with the thread.
         native: It was called with ``--native``: addresses without a symbol become the name of
             their file, since they differ from process to process.
@@ -59,6 +60,7 @@ def parse_raw(
     stacks: dict[tuple[str, Stack], int] = {}
     pending: list[str] = []
     names: dict[str, str] = {}
+    left = samples
     # py-spy ends each line: what comes after the last end was cut off, and its count with it.
     for line in text.split("\n")[:-1]:
         frames, _, count = line.rpartition(" ")
@@ -74,7 +76,10 @@ def parse_raw(
         found = _frames(shown) if shown else iter(())
         stack = tuple(reversed([_tidied(each) for each in found] if native else list(found)))
         key = (name, stack)
-        stacks[key] = stacks.get(key, 0) + min(int(count[:_DIGITS]), _COUNT_AT_MOST)
+        counted = min(int(count[:_DIGITS]), _COUNT_AT_MOST, left)
+        left -= counted
+        if counted:
+            stacks[key] = stacks.get(key, 0) + counted
     return stacks
 
 
