@@ -60,9 +60,7 @@ class Naming(Protocol):
         ...
 
     def meet(self, processes: Sequence[Process]) -> None:
-        """Take all processes there are before the first of them is named: workers are named by
-        the processes they come from.
-        """
+        """Take all processes there are, before one is named: workers are named by their parents."""
         ...
 
     def keep_only(self, processes: Sequence[Process]) -> None:

@@ -120,7 +120,7 @@ def test_what_was_overdrawn_is_paid_back():
     budget.record(0.0, 0.0)
     budget.record(15.0, 2.0)
     assert budget.allowance(15, 0.0) == 0.0
-    assert budget.used_ratio(60) == pytest.approx(2.0 / 15 / 2)
+    assert budget.used_ratio(60) == pytest.approx(2.0 / 60 / 2)
     budget.record(120.0, 2.0)
     assert budget.allowance(15, 0.0) > 0
 

@@ -44,12 +44,15 @@ class Budget:
         return self._marks[-1][1] if self._marks else 0.0
 
     def used_ratio(self, horizon_seconds: float) -> float:
-        """Give the share of the node's CPU that was used over the last so many seconds."""
+        """Give the share of the node's CPU that was used over the last so many seconds.
+
+        Of the first minute's seconds those before the start count as well: nothing was used.
+        """
         if len(self._marks) < 2:  # noqa: PLR2004 - two marks make a span
             return 0.0
         now, cpu = self._marks[-1]
         at, earlier = self._mark_before(now - horizon_seconds)
-        return (cpu - earlier) / max(now - at, 1e-9) / self.cores
+        return (cpu - earlier) / max(now - at, HORIZONS_SECONDS[0]) / self.cores
 
     def allowance(self, cycle_seconds: float, own_cpu_seconds: float) -> float:
         """Give the CPU seconds that the windows of the coming cycle may use.
@@ -61,10 +64,9 @@ class Budget:
         per_second = self.ratio * self.cores
         left = BURST_CYCLES * per_second * cycle_seconds
         if self._marks:
+            # The minute before the start counts as quiet: the first windows, whose price is not
+            # known, then fit in, and a page that is opened after the start has something to show.
             now, cpu = self._marks[-1]
-            began, at_first = self._marks[0]
-            # The quiet before the start is no budget that was saved up.
-            left = min(left, per_second * (now - began + cycle_seconds) - (cpu - at_first))
             for horizon in HORIZONS_SECONDS:
                 # All of it may be used right at the start of the cycle: a span that ends there
                 # holds the whole of the last minute too, not only its later part.
