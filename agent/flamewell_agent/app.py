@@ -274,4 +274,5 @@ def _make_orders(config: AgentConfig, lasting: _Lasting, roster: Roster) -> Orde
         lasting.tracers if config.tracing_captures else None,
         node=config.node_name,
         agent_id=lasting.agent_id,
+        count=lasting.metrics.add_capture,
     )

@@ -27,7 +27,7 @@ _SECCOMP_MODES = {"0": "off", "1": "strict", "2": "filter"}
 
 def status_field(status: str, name: str) -> str:
     """Read a line of /proc/PID/status; empty where there is none. Pure."""
-    for line in status.splitlines():
+    for line in status.split("\n"):
         if line.startswith(name + ":"):
             return line.partition(":")[2].strip()
     return ""

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from flamewell_agent.check_node import (
@@ -19,6 +19,7 @@ from flamewell_agent.check_node import (
     check_kernel,
     check_seccomp,
     check_user,
+    status_field,
     try_reading_a_child,
 )
 from flamewell_agent.check_result import Check, render
@@ -50,13 +51,16 @@ def run_checks(config: AgentConfig) -> Iterator[Check]:
     yield check_seccomp(status, try_reading_a_child())
     yield check_ptrace(capabilities, int(yama) if yama.isdecimal() else 0, own_uid=os.geteuid())
     yield check_other_users(capabilities)
-    yield check_hidepid(_read(Path("/proc/self/mounts")), config.proc_root, capabilities)
+    mounts = _read(Path("/proc/self/mounts"))
+    yield check_hidepid(mounts, config.proc_root, capabilities, parse_groups(status))
     yield check_pid_namespace(config.proc_root)
     yield check_py_spy(config.py_spy)
     with contextlib.suppress(SamplerError):  # told above
         program = find_py_spy(config.py_spy)
         yield check_file_capabilities(status, program, has_ptrace=may_ptrace)
     yield check_cgroups(Path(config.cgroup_root))
+    if config.on_demand and config.tracing_captures:
+        yield check_tracing(shutil.which)
     if config.kubernetes == "on":
         yield check_kubernetes(config)
     yield check_state_dir(Path(config.state_dir), config.spool_max_bytes)
@@ -101,23 +105,58 @@ def check_other_users(capabilities: int) -> Check:
     )
 
 
-def check_hidepid(mounts: str, proc_root: str, capabilities: int) -> Check:
-    """Tell whether /proc hides other users' processes. Pure."""
+def check_hidepid(
+    mounts: str, proc_root: str, capabilities: int, groups: Collection[int] = ()
+) -> Check:
+    """Tell whether /proc hides other users' processes. Pure.
+
+    Args:
+        mounts: Of /proc/self/mounts.
+        proc_root: Where the node's /proc is.
+        capabilities: The effective ones.
+        groups: Numbers of the groups by which the kernel judges this process.
+    """
+    name = "hidepid"
+    options = _proc_options(mounts, proc_root)
+    hidden = options.get("hidepid", "off")
+    if hidden in {"0", "off"}:
+        return Check(name, "ok", f"{proc_root} hides nothing")
+    if capabilities >> _CAP_SYS_PTRACE & 1:
+        return Check(name, "ok", f"hidepid={hidden}, lifted by CAP_SYS_PTRACE")
+    # As has_pid_permissions() of fs/proc/base.c: no group lifts hidepid=4.
+    detail = f"{proc_root} is mounted with hidepid={hidden}: other users' processes are hidden"
+    if hidden in {"4", "ptraceable"}:
+        return Check(name, "fail", detail, "give CAP_SYS_PTRACE: no group lifts it")
+    group = options.get("gid", "0")
+    if group.isdecimal() and int(group) in groups:
+        return Check(name, "ok", f"hidepid={hidden}, lifted by the group {group}")
+    return Check(name, "fail", detail, f"give CAP_SYS_PTRACE, or the group {group} to the agent")
+
+
+def _proc_options(mounts: str, proc_root: str) -> dict[str, str]:
+    """Give the options of the topmost mount of proc at a place; none where there is none."""
+    options: dict[str, str] = {}
     for line in mounts.splitlines():
         fields = line.split()
         if len(fields) > 3 and fields[1] == proc_root and fields[2] == "proc":  # noqa: PLR2004 - device, where, type, options
-            options = fields[3].split(",")
-            hidden = [each for each in options if each.startswith("hidepid=")]
-            if hidden and hidden[-1] not in {"hidepid=0", "hidepid=off"}:
-                if capabilities >> _CAP_SYS_PTRACE & 1:
-                    return Check("hidepid", "ok", f"{hidden[-1]}, lifted by CAP_SYS_PTRACE")
-                return Check(
-                    "hidepid",
-                    "fail",
-                    f"{proc_root} is mounted with {hidden[-1]}: other users' processes are hidden",
-                    "give CAP_SYS_PTRACE, or the group of the mount option gid=",
-                )
-    return Check("hidepid", "ok", f"{proc_root} hides nothing")
+            pairs = (each.partition("=") for each in fields[3].split(","))
+            options = {key: value for key, _, value in pairs}
+    return options
+
+
+def check_tracing(which: Callable[[str], str | None]) -> Check:
+    """Tell whether the programs of tracing captures are there."""
+    name = "tracing captures"
+    found = {program: which(program) for program in ("strace", "gdb")}
+    missing = [program for program, path in found.items() if path is None]
+    if missing:
+        return Check(
+            name,
+            "warn",
+            f"tracing_captures is on, but not installed: {', '.join(missing)}",
+            f"install {' and '.join(missing)} where the agent runs, or set tracing_captures: false",
+        )
+    return Check(name, "ok", f"on, with {found['strace']} and {found['gdb']}")
 
 
 def check_pid_namespace(proc_root: str) -> Check:
@@ -234,6 +273,13 @@ def parse_capabilities(status: str) -> int:
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)
     return 0
+
+
+def parse_groups(status: str) -> frozenset[int]:
+    """Read the groups by which the kernel judges access to files out of /proc/self/status. Pure."""
+    # "Gid:" holds the real, effective, saved and file system ids; in_group_p() takes the last.
+    own = status_field(status, "Gid").split()[3:]
+    return frozenset(int(each) for each in own + status_field(status, "Groups").split())
 
 
 def _read(path: Path) -> str:

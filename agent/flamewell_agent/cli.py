@@ -25,7 +25,7 @@ from flamewell_settings import add_flags, logs, render
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _CPU_SECONDS = 0.5
-_RATE_AT_MOST = 1_000
+_RATE_AT_MOST, _DIGITS = 1_000, 9
 _EXAMPLES = f"""\
 Examples:
   flamewell-agent run --collector-url http://collector:4040
@@ -45,12 +45,14 @@ class Command:
     Attributes:
         name: As typed.
         help: One line for the list of commands.
+        usage: What may follow, on one line: each command takes some forty options.
         run: Does it; gives the exit code.
         add_arguments: Adds what is its own.
     """
 
     name: str
     help: str
+    usage: str
     run: Callable[[AgentConfig, argparse.Namespace], int]
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _parser: None
 
@@ -96,7 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flamewell-agent {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
-        own = commands.add_parser(command.name, help=command.help, description=command.help)
+        own = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.help,
+            usage=f"%(prog)s {command.usage}",
+        )
         command.add_arguments(own)
         add_flags(own.add_argument_group("configuration"), AgentConfig)  # type: ignore[arg-type]  # a group has the same add_argument
         own.set_defaults(command=command)
@@ -109,33 +116,36 @@ def _run(config: AgentConfig, flags: argparse.Namespace) -> int:
 
 
 def _targets(config: AgentConfig, flags: argparse.Namespace) -> int:
-    coverage = preview(config)
+    with _progress("looking at all processes"):
+        coverage = preview(config)
     chosen = targets.Filter(flags.service, flags.runtime, flags.state)
     rows = targets.measure([each for each in coverage if chosen.takes(each)], _CPU_SECONDS)
     if flags.json:
         for row in rows:
             print(json.dumps(row.as_dict()))
         return EXIT_DONE
-    print(targets.table(rows, explain=flags.explain))
+    if not rows:
+        _say("no process matches")
+    else:
+        print(targets.table(rows, explain=flags.explain))
     print(targets.summary(rows, len(coverage)), file=sys.stderr)
     return EXIT_DONE
 
 
 def _once(config: AgentConfig, flags: argparse.Namespace) -> int:
+    if flags.output is not None and not flags.output.parent.is_dir():
+        raise AgentError(f"the output cannot be written: {flags.output.parent} is no directory")
     if flags.service:
-        of_service = [
-            each.process for each in preview(config) if each.service_name == flags.service
-        ]
-        if not of_service:
-            raise AgentError(f"there is no service {flags.service!r} (see flamewell-agent targets)")
+        with _progress("looking at all processes"):
+            coverage = preview(config)
         title = f"service {flags.service}"
-        processes = once.pythons(of_service, title)
+        processes = once.pythons(once.of_service(coverage, flags.service), title)
     else:
         title, processes = once.select(once.scan(config), flags.target)
     if len(processes) > once.PROCESSES_AT_MOST:
         _say(f"{title} has {len(processes)} processes; {once.PROCESSES_AT_MOST} are sampled")
     options = SamplingOptions(flags.rate or 0, flags.wall, flags.native, flags.threads)
-    with stop_on_signals() as stop, _progress(title, flags.seconds):
+    with stop_on_signals() as stop, _progress(title, of_seconds=flags.seconds):
         found = once.sample_once(
             config, title, processes, flags.seconds, options=options, stop=stop
         )
@@ -149,7 +159,7 @@ def _once(config: AgentConfig, flags: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _progress(title: str, seconds: int) -> Iterator[None]:
+def _progress(title: str, *, of_seconds: int = 0) -> Iterator[None]:
     """Count the seconds on a terminal while it runs; say nothing to a file."""
     if not sys.stderr.isatty():
         yield
@@ -158,8 +168,8 @@ def _progress(title: str, seconds: int) -> Iterator[None]:
 
     def show() -> None:
         for passed in itertools.count():
-            shown = min(passed, seconds)
-            print(f"\r{title}: {shown} of {seconds} s ", end="", file=sys.stderr, flush=True)
+            shown = f"{min(passed, of_seconds)} of {of_seconds}" if of_seconds else str(passed)
+            print(f"\r{title}: {shown} s ", end="", file=sys.stderr, flush=True)
             if done.wait(1.0):
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
                 return
@@ -191,28 +201,53 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
-    parser.add_argument("--service", default="", metavar="PATTERN", help="only these, * for any")
-    parser.add_argument("--runtime", default="", choices=("cpython", "go", "other"))
-    parser.add_argument("--state", default="", choices=("sampled", "skipped", "failed"))
+    parser.add_argument(
+        "--service", default="", metavar="PATTERN", help="only services like this, e.g. 'pay*'"
+    )
+    parser.add_argument(
+        "--runtime", default="", choices=("cpython", "go", "other"), help="only these"
+    )
+    parser.add_argument(
+        "--state", default="", choices=("sampled", "skipped", "failed"), help="only these"
+    )
     parser.add_argument("--explain", action="store_true", help="say what each reason means")
 
 
 def _add_once(parser: argparse.ArgumentParser) -> None:
     whom = parser.add_mutually_exclusive_group(required=True)
     whom.add_argument(
-        "target", nargs="?", type=_target, metavar="PID|CONTAINER", help="or 12 hex digits of an id"
+        "target",
+        nargs="?",
+        type=_target,
+        metavar="PID|CONTAINER",
+        help="a process's number, or at least the first 12 hex digits of a container's id",
     )
-    whom.add_argument("--service", default="", metavar="NAME", help="all processes of a service")
+    whom.add_argument(
+        "--service", default="", metavar="NAME", help="a service, by the name that targets shows"
+    )
     parser.add_argument(
         "--seconds", type=_positive, default=10, help="how long to sample (default: 10)"
     )
-    parser.add_argument("--rate", type=_rate, metavar="HZ", help="default: max_rate_hz")
-    parser.add_argument("--wall", action="store_true", help="threads that wait, too")
     parser.add_argument(
-        "--native", action="store_true", help="native frames, too; each look stops the target"
+        "--rate",
+        type=_rate,
+        metavar="HZ",
+        help="looks a second at each process (default: max_rate_hz)",
     )
-    parser.add_argument("--threads", action="store_true", help="one tower for each thread")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="in place of stdout")
+    parser.add_argument(
+        "--wall", action="store_true", help="wall-clock time: threads that wait are shown, too"
+    )
+    parser.add_argument(
+        "--native",
+        action="store_true",
+        help="also frames of C, C++ and Rust; each look stops the target for a moment",
+    )
+    parser.add_argument(
+        "--threads", action="store_true", help="threads apart, by name, at the root of the graph"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write there in place of stdout"
+    )
     parser.add_argument(
         "--format",
         choices=once.FORMATS,
@@ -223,12 +258,29 @@ def _add_once(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = (
-    Command("run", "profile this node until told to stop (SIGTERM, SIGINT)", _run),
+    Command("run", "profile this node until told to stop (SIGTERM, SIGINT)", "[options]", _run),
     Command(
-        "targets", "list every process with its decision and the reason", _targets, _add_targets
+        "targets",
+        "list every process with what is decided for it, and why; nobody is sampled",
+        "[--service PATTERN] [--runtime R] [--state S] [--explain] [--json] [options]",
+        _targets,
+        _add_targets,
     ),
-    Command("once", "a flame graph of one process, container or service", _once, _add_once),
-    Command("check", "tell what would work on this node, and mend the rest", _check, _add_json),
+    Command(
+        "once",
+        "sample one process, container or service for some seconds; needs no collector",
+        "(PID | CONTAINER | --service NAME) [--seconds S] [--format F] [-o FILE] [options]",
+        _once,
+        _add_once,
+    ),
+    Command(
+        "check",
+        "tell what would work on this node, and how to mend the rest; exit code 1 if something "
+        "fails",
+        "[--json] [options]",
+        _check,
+        _add_json,
+    ),
 )
 
 
@@ -240,10 +292,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    if not (text.isascii() and text.isdecimal()) or int(text[:_DIGITS]) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return int(text[:_DIGITS])
 
 
 def _rate(text: str) -> int:

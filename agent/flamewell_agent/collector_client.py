@@ -1,4 +1,7 @@
-"""One attempt to hand a batch to a collector: TLS, tokens, proxies, and what an answer means."""
+"""Connections to collectors (TLS, tokens, proxies), and one attempt to hand one a batch.
+
+``Connections.post`` is the way of everything that the agent says to a collector.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,14 @@ _RETRIED_4XX = {
     401: "the token is refused: look at token_file",
     403: "the token may not write here: look at its scope and tenant",
     404: "nothing takes profiles there: look at collector_url and ingest_path",
+    405: "something else than a collector answers there: look at collector_url and ingest_path",
     407: "the proxy wants credentials: look at proxy_url",
     408: "",
-    421: "",
+    421: "the proxy or ingress knows no such host: look at collector_url",
     425: "",
     429: "",
 }
-"""Answers that say nothing against the batch, and what to look at. The OTLP specification retries
-429 only; a token that expired or an ingress that was set up wrong must not cost data."""
+"""Answers that say nothing against the batch, and what to look at: docs/decisions/0010."""
 _FILES = ("ca_file", "cert_file", "key_file")
 
 
@@ -122,14 +125,80 @@ def parse_retry_after(text: str, now: datetime) -> float | None:
     return max(0.0, (when - now).total_seconds())
 
 
-class Client:
-    """The HTTP side: one kept connection to each collector, one attempt a call."""
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back; the body is cut at the limit that was asked for."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Connections:
+    """One kept connection to each collector; used from one thread.
+
+    Args:
+        destination: Where the files are that a connection needs.
+        read_timeout_seconds: How long an answer may take.
+    """
 
     def __init__(self, destination: Destination, read_timeout_seconds: float) -> None:
         self._destination = destination
         self._read_timeout = read_timeout_seconds
         self._pool: urllib3.PoolManager | None = None
-        self._stamp: tuple[tuple[int, int] | None, ...] = ()
+        self._stamps: tuple[tuple[int, int] | None, ...] = ()
+
+    def post(
+        self, url: str, payload: bytes, headers: Mapping[str, str], answer_limit_bytes: int
+    ) -> Response:
+        """Post once, with the token; follow no redirect.
+
+        Raises:
+            OSError: The token, a key or an authority file is not usable just now.
+            ValueError: As before.
+            urllib3.exceptions.HTTPError: There was no answer.
+        """
+        sent = {**headers, "User-Agent": f"flamewell-agent/{__version__}"}
+        if self._destination.token_file is not None:
+            sent["Authorization"] = f"Bearer {read_token(self._destination.token_file)}"
+        response = self._connected().request(
+            "POST",
+            url,
+            body=payload,
+            headers=sent,
+            timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_SECONDS, read=self._read_timeout),
+            retries=False,
+            redirect=False,
+            preload_content=False,
+        )
+        try:
+            body = _read(response, answer_limit_bytes, time.monotonic() + self._read_timeout)
+        finally:
+            # Gives the connection back where the answer was read to its end, closes it otherwise.
+            response.close()
+        return Response(response.status, response.headers, body)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._pool is not None:
+            self._pool.clear()
+
+    def _connected(self) -> urllib3.PoolManager:
+        """Give the connections, new ones where a file of certificates was rotated."""
+        stamps = tuple(_stamp(getattr(self._destination, name)) for name in _FILES)
+        if self._pool is None or stamps != self._stamps:
+            self.close()
+            self._pool = make_pool(self._destination)
+            self._stamps = stamps
+        return self._pool
+
+
+class Client:
+    """Hands batches over, one attempt a call."""
+
+    def __init__(self, destination: Destination, read_timeout_seconds: float) -> None:
+        self._urls = destination.urls
+        self._connections = Connections(destination, read_timeout_seconds)
         self._without_zstd: set[int] = set()
 
     def send(self, segment: Segment, index: int) -> Outcome:
@@ -144,64 +213,27 @@ class Client:
             return Outcome("refused", "corrupt", detail=str(error))
         if outcome.kind == "delivered" and segment.encoding == "zstd":
             if index not in self._without_zstd:
-                _log.info("%s reads no zstd: it gets gzip", self._destination.urls[index])
+                _log.info("%s reads no zstd: it gets gzip", self._urls[index])
             self._without_zstd.add(index)
         return outcome
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connections.close()
 
     def _send(self, segment: Segment, index: int) -> Outcome:
         headers = {
             "Content-Type": "application/x-protobuf",
             "Content-Encoding": segment.encoding,
-            "User-Agent": f"flamewell-agent/{__version__}",
         }
-        url = self._destination.urls[index]
+        url = self._urls[index]
         try:
-            if self._destination.token_file is not None:
-                headers["Authorization"] = f"Bearer {read_token(self._destination.token_file)}"
-            status, answer_headers, body = self._post(url, segment.payload, headers)
+            answer = self._connections.post(url, segment.payload, headers, _ANSWER_LIMIT_BYTES)
         except (OSError, ValueError) as error:  # a token, key or CA file is not usable just now
             return Outcome("retry", "credentials_unreadable", detail=str(error))
         except urllib3.exceptions.HTTPError as error:
             return Outcome("retry", _failure_reason(error), detail=f"{url}: {error}")
-        return judge(status, answer_headers, body, datetime.now(UTC))
-
-    def close(self) -> None:
-        """Close the connections."""
-        if self._pool is not None:
-            self._pool.clear()
-
-    def _post(
-        self, url: str, payload: bytes, headers: Mapping[str, str]
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        response = self._connections().request(
-            "POST",
-            url,
-            body=payload,
-            headers=headers,
-            timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_SECONDS, read=self._read_timeout),
-            retries=False,
-            redirect=False,
-            preload_content=False,
-        )
-        try:
-            body = _read_answer(response, time.monotonic() + self._read_timeout)
-        finally:
-            # Gives the connection back where the answer was read to its end, closes it otherwise.
-            response.close()
-        return response.status, response.headers, body
-
-    def _connections(self) -> urllib3.PoolManager:
-        """Give the connections, new ones where a file of certificates was rotated.
-
-        Raises:
-            OSError: A file cannot be read, or holds no certificate or key.
-        """
-        stamp = tuple(_stamp(getattr(self._destination, name)) for name in _FILES)
-        if self._pool is None or stamp != self._stamp:
-            self.close()
-            self._pool = make_pool(self._destination)
-            self._stamp = stamp
-        return self._pool
+        return judge(answer.status, answer.headers, answer.body, datetime.now(UTC))
 
 
 def make_destination(config: AgentConfig, path: str) -> Destination:
@@ -256,11 +288,11 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
     return seen.st_mtime_ns, seen.st_ino
 
 
-def _read_answer(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+def _read(response: urllib3.BaseHTTPResponse, limit_bytes: int, deadline: float) -> bytes:
     """Read an answer, bounded in size and in time: what comes later is not worth waiting for."""
     body = b""
-    while len(body) < _ANSWER_LIMIT_BYTES and time.monotonic() < deadline:
-        chunk = response.read1(_ANSWER_LIMIT_BYTES - len(body))
+    while len(body) < limit_bytes and time.monotonic() < deadline:
+        chunk = response.read1(limit_bytes - len(body))
         if not chunk:
             break
         body += chunk

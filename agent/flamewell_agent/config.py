@@ -131,8 +131,8 @@ class AgentConfig:
     )
     go_cpu_share: float = option(
         1.0,
-        "for how much of the time the CPU profiler of a Go program may run, which interrupts it 100 "
-        "times a CPU second; values are scaled to all the time",
+        "for how much of the time the CPU profiler of a Go program may run, which interrupts it "
+        "100 times a CPU second; values are scaled to all the time",
         unit="ratio",
         low=0.01,
         high=1.0,

@@ -137,6 +137,10 @@ class AgentMetrics:
         """Count an attempt to send that will be repeated."""
         self._send_failures.labels(reason).inc()
 
+    def add_capture(self, kind: str, result: str) -> None:
+        """Count an on-demand capture by what became of it on this node."""
+        self._captures.labels(kind, result).inc()
+
     def add_clock_jump(self, kind: str) -> None:
         """Count a clock that was set (``forward``, ``backward``) or a ``suspended`` machine."""
         self._clock_jumps.labels(kind).inc()
@@ -211,6 +215,13 @@ class AgentMetrics:
         )
         self._kubernetes_errors = self._counter(
             "kubernetes_errors", "Failures with the Kubernetes API and what it says.", "reason"
+        )
+        self._captures = self._counter(
+            "captures",
+            "On-demand captures that came to an end here: done, failed, refused, or ended by the "
+            "collector.",
+            "kind",
+            "result",
         )
         self._clock_jumps = self._counter(
             "clock_jumps", "Wall clocks set, and machines that slept.", "kind"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tempfile
 import threading
@@ -15,13 +16,22 @@ from flamewell_agent.config import AgentConfig
 from flamewell_agent.discovery import Discovery
 from flamewell_agent.errors import AgentError
 from flamewell_agent.identity.container import parse_placement
-from flamewell_agent.model import Frame, Process, SamplingOptions, Stack, Window, WindowResult
+from flamewell_agent.model import (
+    Coverage,
+    Frame,
+    Process,
+    SamplingOptions,
+    Stack,
+    Window,
+    WindowResult,
+)
 from flamewell_agent.samplers.pyspy import PySpy, find_py_spy
 
 FORMATS = ("folded", "speedscope", "svg")
 PROCESSES_AT_MOST = 16
 """Sampled at once: each has a py-spy of its own, of 5 to 30 MB."""
 _CONTAINER = re.compile(r"[0-9a-f]{12,64}")
+_NAMES_SHOWN = 5
 _PID_DIGITS = 10  # 4194304 is the largest pid (PID_MAX_LIMIT); 12 digits are a container's
 _MEND = {
     "not_permitted": "run as root, or give py-spy the capability SYS_PTRACE",
@@ -103,6 +113,22 @@ def select(processes: Iterable[Process], target: str) -> tuple[str, list[Process
     if len(ids) > 1:
         raise AgentError(f"{len(ids)} containers begin with {target}; give more digits")
     return f"container {target[:12]}", pythons(inside, f"container {target[:12]}")
+
+
+def of_service(coverage: Iterable[Coverage], name: str) -> list[Process]:
+    """Give the processes of a service.
+
+    Raises:
+        AgentError: Names services that are there instead.
+    """
+    rows = list(coverage)
+    found = [each.process for each in rows if each.service_name == name]
+    if not found:
+        known = {each.service_name for each in rows if each.process.runtime == "cpython"}
+        close = difflib.get_close_matches(name, known) or sorted(known)[:_NAMES_SHOWN]
+        shown = f"; there are: {', '.join(close)}" if close else ""
+        raise AgentError(f"there is no service {name!r} (`flamewell-agent targets`){shown}")
+    return found
 
 
 def pythons(processes: Iterable[Process], where: str) -> list[Process]:

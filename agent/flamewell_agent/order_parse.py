@@ -6,7 +6,7 @@ What comes from a collector is checked here: nothing but these fields, within th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ _MAX_SECONDS, _MAX_TRACING_SECONDS, _MAX_RATE_HZ = 300, 10, 997
 _MAX_SERVICES = 1_000
 _MAX_POLL_SECONDS = 300
 _CONTAINER_ID_DIGITS = 12
+_PIDS_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,26 @@ def parse_order(content: object) -> Order | None:
     if not all(isinstance(each, str) for each in names.values()) or not _is_number(pid):
         return None
     return Order(order_id, kind, seconds, rate_hz, Target(**names, pid=pid))
+
+
+def refusal_of(order: Order, processes: Sequence[Process], *, tracing: bool) -> str:
+    """Say why an order whose target is here is not done, empty where it is. Pure.
+
+    Args:
+        order: What is wanted.
+        processes: Those that it is about; of Python alone unless it traces.
+        tracing: Whether strace and gdb may run here.
+    """
+    if not processes:
+        return f"no_python: {order.kind} captures are of Python, and none runs there"
+    if not order.is_tracing:
+        return ""
+    if not tracing:
+        return "tracing_off: tracing_captures is off on this agent"
+    if len(processes) > 1:
+        pids = ", ".join(str(each.key.pid) for each in processes[:_PIDS_SHOWN])
+        return f"ambiguous: one process is traced, these fit: {pids}; name node and pid"
+    return ""
 
 
 def fits(target: Target, process: Process, attributes: Mapping[str, str]) -> bool:

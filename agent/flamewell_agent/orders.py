@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from flamewell_agent import __version__
+from flamewell_agent.discovery import NOT_LOOKED_AT
 from flamewell_agent.errors import OrderError
 from flamewell_agent.model import Process, ProcessKey
-from flamewell_agent.order_client import POLL_PATH, REPORT_PATH, Answer, OrderClient
-from flamewell_agent.order_parse import Order, parse_handout
+from flamewell_agent.order_client import HINTS, POLL_PATH, REPORT_PATH, Answer, OrderClient
+from flamewell_agent.order_parse import Order, parse_handout, refusal_of
 
 __all__ = ["Matcher", "Order", "Orders", "Tracing"]
 
@@ -120,6 +121,8 @@ class Orders:
         agent_id: Names this run of the agent.
         poll_seconds: Between polls until a collector names another time.
         jitter: Uniform in [low, high].
+        count: Is told the kind and the result of each order that comes to its end here: ``done``,
+            ``failed``, ``refused``, or ``ended`` by the collector (cancelled, given up).
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class Orders:
         agent_id: str,
         poll_seconds: float = POLL_SECONDS,
         jitter: Callable[[float, float], float] = random.uniform,
+        count: Callable[[str, str], None] = lambda _kind, _result: None,
     ) -> None:
         self._client = client
         self._match = match
@@ -139,6 +143,7 @@ class Orders:
         self._names = {"node": node, "agent_id": agent_id}
         self._first_poll_seconds = self._poll_seconds = poll_seconds
         self._jitter = jitter
+        self._count = count
         self._shared = _Shared()
         self._current = 0
         self._left_first_at = 0.0
@@ -229,7 +234,9 @@ class Orders:
         with self._shared.lock:
             self._shared.nodes = handout.service_nodes
             for order_id in handout.ended:
-                self._shared.work.pop(order_id, None)
+                ended = self._shared.work.pop(order_id, None)
+                if ended is not None and not ended.finished:
+                    self._count(ended.order.kind, "ended")
             self._shared.taken = [
                 each for each in self._shared.taken if each.order_id in self._shared.work
             ]
@@ -250,17 +257,16 @@ class Orders:
             return
         python = tuple(each for each in found if each.runtime == "cpython")
         processes = found if order.is_tracing else python
-        refusal = self._refusal(order, processes)
+        if not processes and any(each.unreadable == NOT_LOOKED_AT for each in found):
+            return  # the next poll knows more
+        refusal = refusal_of(order, processes, tracing=self._tracing is not None)
         if not refusal and busy:
             refusal = f"busy: {MAX_AT_ONCE} captures run on this node, ask again later"
         if refusal:
+            self._count(order.kind, "refused")
             self._tell(self._current, order.order_id, {"state": "refused", "detail": refusal})
             return
-        accepted = {"state": "accepted"}
-        answer = self._tell(self._current, order.order_id, accepted)
-        if answer is None:  # perhaps only the answer was lost: to say it twice does no harm
-            answer = self._tell(self._current, order.order_id, accepted)
-        if answer is None or answer.status != _OK:
+        if not self._accept(order):
             return  # another agent was first, or it has been cancelled
         order = replace(order, processes=processes)
         with self._shared.lock:
@@ -274,21 +280,15 @@ class Orders:
         if order.is_tracing:
             self._trace(order)
 
-    def _refusal(self, order: Order, processes: Sequence[Process]) -> str:
-        """Say why an order that is ours is not done, empty where it is."""
-        if not processes:
-            return f"no_python: {order.kind} captures are of Python, and none runs there"
-        if not order.is_tracing:
-            return ""
-        if self._tracing is None:
-            return "tracing_off: tracing_captures is off on this agent"
-        if len(processes) > 1:
-            pids = ", ".join(str(each.key.pid) for each in processes[:20])
-            return f"ambiguous: one process is traced, these fit: {pids}; name node and pid"
-        return ""
+    def _accept(self, order: Order) -> bool:
+        accepted = {"state": "accepted"}
+        answer = self._tell(self._current, order.order_id, accepted)
+        if answer is None:  # perhaps only the answer was lost: to say it twice does no harm
+            answer = self._tell(self._current, order.order_id, accepted)
+        return answer is not None and answer.status == _OK
 
     def _trace(self, order: Order) -> None:
-        assert self._tracing is not None  # noqa: S101 - for the type checker; see _refusal
+        assert self._tracing is not None  # noqa: S101 - for the type checker; see refusal_of
         warning = f"WARNING: {order.kind} slows its target down heavily"
         self._tell(
             self._shared.work[order.order_id].collector,
@@ -312,6 +312,8 @@ class Orders:
                 return
             work.report = report
             work.finished = report.state in _FINAL
+            if work.finished:
+                self._count(work.order.kind, report.state)
 
     def _send_reports(self) -> None:
         """Send what there is to say; what can't be sent now waits for the next poll."""
@@ -364,7 +366,8 @@ class Orders:
         self._failures += 1
         # The first failure of a row is told; sending profiles tells of the collector as well.
         level = logging.WARNING if self._failures == 1 else logging.DEBUG
-        log.log(level, "no orders can be fetched: %s %s", reason, detail)
+        hint = HINTS.get(reason, detail)
+        log.log(level, "no on-demand orders can be fetched: %s %s", reason, hint)
         if self._client.collectors > 1:
             if self._current == 0:
                 self._left_first_at = time.monotonic()

@@ -66,6 +66,7 @@ class Shipper:
         self._current = 0
         self._left_first_at = 0.0
         self._failures = 0
+        self._told: set[tuple[int, str]] = set()  # collector, reason: of this outage
         self._server_errors: tuple[int, int] = (0, 0)  # sequence, how often
         self._stopping = threading.Event()
         self._deadline = 0.0
@@ -117,6 +118,7 @@ class Shipper:
             )
             self._metrics.add_dropped(outcome.reason)
         self._failures = 0
+        self._told.clear()
 
     def _finished(self) -> bool:
         if not self._stopping.is_set():
@@ -136,8 +138,11 @@ class Shipper:
     def _retry_later(self, outcome: Outcome) -> None:
         self._metrics.add_send_failure(outcome.reason)
         self._failures += 1
-        # The first failure of a row is told; the rest is in the metrics, the end is told again.
-        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        # Each reason is told once until something arrives; the rest is in the metrics, and the end
+        # is told again.
+        state = (self._current, outcome.reason)
+        level = logging.DEBUG if state in self._told else logging.WARNING
+        self._told.add(state)
         _log.log(
             level,
             "a batch could not be sent, it stays in the spool: %s %s",

@@ -279,9 +279,15 @@ def _drain(child: subprocess.Popen[bytes], kept: Kept) -> None:
 
 
 def _status_field(path: str, name: str) -> int:
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1])
+    """Read a number of a status file; 0 where there is none.
+
+    The kernel escapes line feeds in names, and nothing else that splits lines elsewhere.
+    """
+    start = name.encode() + b":"
+    for line in Path(path).read_bytes().split(b"\n"):
+        value = line.removeprefix(start).strip()
+        if line.startswith(start) and value.isdigit():
+            return int(value)
     return 0
 
 

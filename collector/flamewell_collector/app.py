@@ -96,7 +96,12 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
         maintain_seconds = min(_MAINTAIN_SECONDS, config.flush_seconds)
         captures = CaptureStore(config.data_path / CAPTURES_FILE)
         orders = Orders(
-            Dispatch(captures, allow_tracing=config.allow_tracing_captures, clock=now_ms),
+            Dispatch(
+                captures,
+                allow_tracing=config.allow_tracing_captures,
+                clock=now_ms,
+                count=lambda kind, result: metrics.captures.labels(kind, result).inc(),
+            ),
             ServiceNodes(lambda: query.series(_profiled_lately(query.now_ms()))),
         )
         jobs = Jobs(

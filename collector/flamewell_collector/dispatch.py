@@ -45,14 +45,22 @@ class Dispatch:
         store: Where they are kept.
         allow_tracing: Whether strace and gdb may be asked for at all.
         clock: Gives ms since the epoch.
+        count: Is told the kind and the last state of each capture that comes to its end, and
+            ``forbidden`` for one that may not be asked for.
     """
 
     def __init__(
-        self, store: CaptureStore, *, allow_tracing: bool, clock: Callable[[], int]
+        self,
+        store: CaptureStore,
+        *,
+        allow_tracing: bool,
+        clock: Callable[[], int],
+        count: Callable[[str, str], None] = lambda _kind, _result: None,
     ) -> None:
         self._store = store
         self._allow_tracing = allow_tracing
         self._clock = clock
+        self._count = count
         self._lock = threading.Lock()
         now = clock()
         # Agents could not be heard while the collector was away.
@@ -76,6 +84,7 @@ class Dispatch:
                 f"{wish.kind} captures are switched off here: {TRACING_COST}. Allow them by "
                 "allow_tracing_captures of the collector and tracing_captures of the agent"
             )
+            self._count(wish.kind, "forbidden")
             self._audit_alone(_line(capture, now, principal, "create", "forbidden"))
             raise Forbidden(refusal)
         with self._lock:
@@ -184,6 +193,7 @@ class Dispatch:
             self._open[capture.capture_id] = capture
         else:
             self._open.pop(capture.capture_id, None)
+            self._count(capture.wish.kind, capture.state)
         if line is not None:
             _tell(line)
 

@@ -48,6 +48,9 @@ class CollectorMetrics:
         self.query_seconds = self._histogram(
             "query_duration_seconds", "Time of a query", ("endpoint",)
         )
+        self.captures = self._counter(
+            "captures", "On-demand captures that came to their end, by state", ("kind", "result")
+        )
         self.job_failures = self._counter("job_failures", "Background jobs that failed", ("job",))
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:

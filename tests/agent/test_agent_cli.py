@@ -62,7 +62,12 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def burning() -> Iterator[int]:
-    program = subprocess.Popen([sys.executable, "-c", BURN], stdout=subprocess.PIPE)
+    # A name of its own: another `python -c` of this machine would be a sibling, drawn instead.
+    program = subprocess.Popen(
+        [sys.executable, "-c", BURN],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OTEL_SERVICE_NAME": f"burning-{os.getpid()}"},
+    )
     try:
         program.stdout.readline()
         yield program.pid
@@ -86,11 +91,14 @@ class Collector:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                if body and not collector.down:
+                profiles = self.path == "/v1development/profiles"
+                if profiles and body and not collector.down:
                     plain = zstandard.decompress(body)
                     collector.requests.append(ExportProfilesServiceRequest.FromString(plain))
                 self.send_response(503 if collector.down else 200)
                 self.end_headers()
+                if not profiles:  # a poll for orders: there are none
+                    self.wfile.write(b"{}")
 
             def log_message(self, *_args: object) -> None:
                 pass
@@ -292,7 +300,7 @@ def test_targets_gives_a_decision_for_every_process(burning):
     result = run("targets", "--json", "--overhead-budget", "0.3")
     assert result.returncode == 0, result.stderr
     rows = {row["pid"]: row for row in map(json.loads, result.stdout.splitlines())}
-    assert rows[burning]["state"] == "sampled"
+    assert rows[burning]["state"] == "sampled", rows[burning]
     assert rows[burning]["reason"].endswith("hz")
     assert {1, os.getpid()} <= set(rows)
     assert all(row["reason"] for row in rows.values())
@@ -345,6 +353,44 @@ def test_wrong_usage_and_wrong_configuration_are_2(capsys):
     assert "1 to 300 seconds" in told.err
     for arguments in ((), ("fly",), ("once", "zero"), ("once", "0"), ("once", "1", "--rate", "0")):
         assert called(*arguments) == 2
+
+
+@pytest.mark.parametrize("command", ["run", "check", "targets"])
+def test_a_wrong_relabel_rule_is_told_by_each_command(command, capsys, tmp_path):
+    file = tmp_path / "agent.yaml"
+    file.write_text("relabel_configs: [{source_labels: [a], action: fling}]\n")
+    assert called(command, "--config", str(file)) == 2
+    told = capsys.readouterr().err
+    assert "relabel_configs[0].action is 'fling'" in told
+    assert "keep, drop" in told
+
+
+def test_wrong_numbers_are_told_in_words(capsys):
+    for number in ("x", "0", "-1", "1.5", "²"):
+        assert called("once", "1", f"--seconds={number}") == 2
+        assert f"{number} is not a positive whole number" in capsys.readouterr().err
+
+
+def test_usage_is_short(capsys):
+    assert called("once", "--fly", "1") == 2
+    assert len(capsys.readouterr().err.splitlines()) <= 4
+
+
+def test_an_unknown_service_names_those_there_are(capsys, monkeypatch):
+    rows = [
+        Coverage(python_process(1), "init", "skipped", "memory_only"),
+        Coverage(python_process(22), "payments", "sampled", "47hz"),
+    ]
+    monkeypatch.setattr(cli, "preview", lambda _config: rows)
+    monkeypatch.setattr(cli.logs, "set_up", lambda *_, **__: None)
+    assert called("once", "--service", "payment") == 1
+    assert "there are: payments" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_sampling(capsys, monkeypatch):
+    monkeypatch.setattr(cli.logs, "set_up", lambda *_, **__: None)
+    assert called("once", "1", "-o", "/nonexistent/graph.svg") == 1
+    assert "/nonexistent is no directory" in capsys.readouterr().err
 
 
 def test_print_config_shows_the_source_of_each_value(capsys, monkeypatch):

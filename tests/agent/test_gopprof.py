@@ -16,10 +16,10 @@ from agent.pprof_server import PprofServer
 from end_to_end.go_toolchain import build, go_executable
 
 from flamewell_agent.errors import ProfileFormatError
-from flamewell_agent.model import Process, ProcessKey, Profile, Resource
+from flamewell_agent.model import Process, ProcessKey, Profile, Resource, Scrape, Subject
 from flamewell_agent.samplers.go_fetch import PprofClient
 from flamewell_agent.samplers.go_pulls import PULLS, Converter, Span
-from flamewell_agent.samplers.gopprof import GoSampler
+from flamewell_agent.samplers.gopprof import GoOptions, GoSampler
 from flamewell_agent.samplers.pprof_parse import parse
 from flamewell_wire import profile_types
 
@@ -123,6 +123,12 @@ def test_another_kind_of_profile_is_refused():
     assert caught.value.reason == "missing_type"
 
 
+def subject_of(process: Process, scrapes: tuple[Scrape, ...] = (), refused: str = "") -> Subject:
+    name = process.executable
+    resource = Resource.of({"service.name": name, "process.runtime.name": "go"})
+    return Subject(resource, name, scrapes=scrapes, refused=refused)
+
+
 class Seen(Counter):
     def __call__(self, result: str, count: int) -> None:
         self[result] += count
@@ -133,14 +139,19 @@ def sampling(
     *endpoints: tuple[str, str], seen: Seen | None = None, **options
 ) -> Iterator[GoSampler]:
     settings = {
-        "detect": False,
-        "cycle_seconds": 1,
-        "resource_of": lambda process: Resource.of(
-            {"service.name": process.executable, "process.runtime.name": "go"}
-        ),
+        "subject_of": subject_of,
         "base_attributes": {"host.name": "node-1"},
-    } | options
-    sampler = GoSampler(endpoints=endpoints, count=seen if seen is not None else Seen(), **settings)
+    }
+    settings |= {key: options.pop(key) for key in list(options) if key == "subject_of"}
+    allowed = options.pop("allow", None)
+    options = {"cycle_seconds": 1} | options
+    sampler = GoSampler(
+        GoOptions(endpoints=endpoints, **options),
+        count=seen if seen is not None else Seen(),
+        **settings,
+    )
+    if allowed is not None:
+        sampler.allow(allowed)
     sampler.start()
     try:
         yield sampler
@@ -221,7 +232,7 @@ def test_stop_ends_a_window_that_is_under_way():
         time.sleep(5)
 
     with PprofServer({"profile": hang}) as server:
-        with sampling(("o", server.url), cycle_seconds=60) as sampler:
+        with sampling(("o", server.url), cycle_seconds=20) as sampler:
             sampler.observe(())
             until(lambda: bool(server.requests))
             began = time.monotonic()

@@ -23,6 +23,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from flamewell_agent import procfs, trace_guard
 from flamewell_agent.captures import Tracers
 from flamewell_agent.collector_client import Destination
+from flamewell_agent.metrics import AgentMetrics
 from flamewell_agent.model import Process, ProcessKey
 from flamewell_agent.order_client import OrderClient
 from flamewell_agent.order_parse import Order, Target, fits, parse_handout, parse_order
@@ -119,6 +120,7 @@ def polling(
     processes: Sequence[Process] = (process(),),
     node: str = "n1",
     tracing: Any = None,
+    **options: Any,
 ) -> Iterator[Orders]:
     def match(order: Order) -> list[Process]:
         return [each for each in processes if fits(order.target, each, PAYMENTS)]
@@ -130,6 +132,7 @@ def polling(
         node=node,
         agent_id=f"agent of {node}",
         poll_seconds=0.05,
+        **options,
     )
     orders.start()
     try:
@@ -161,6 +164,43 @@ def test_what_is_over_budget_is_told(collector: Collector) -> None:
         wait_for(orders.take)
         orders.report(order_id, "refused", "over_budget: would cost 2.4 % of the node's CPU")
         assert collector.wait_for(order_id, "refused")["detail"].startswith("over_budget: would")
+
+
+def test_a_process_that_was_not_looked_at_yet_is_waited_for(collector: Collector) -> None:
+    known = [replace(process(), runtime="other", unreadable="not_looked_at_yet")]
+    order_id = collector.create(target={"node": "n1", "pid": 7})
+    with polling(collector.url, processes=known) as orders:
+        other = collector.create(target={"node": "n1", "pid": 7}, kind="gdb")
+        collector.wait_for(other, "refused")  # it has polled
+        assert collector.capture(order_id)["state"] == "waiting"
+        known[0] = process()
+        (order,) = wait_for(orders.take)
+        assert order.order_id == order_id
+
+
+def test_ends_are_counted_by_kind_and_result(collector: Collector) -> None:
+    metrics = AgentMetrics()
+    with polling(collector.url, count=metrics.add_capture) as orders:
+        ids = [collector.create(kind=kind) for kind in ("cpu", "wall", "native")]
+        taken: list[Order] = []
+        wait_for(lambda: taken.extend(orders.take()) or len(taken) == 3)
+        orders.report(ids[0], "running", samples=1)
+        orders.report(ids[0], "done", samples=2)
+        orders.report(ids[0], "failed", "too late")
+        collector.ask("DELETE", f"/captures/{ids[1]}")
+        wait_for(lambda: orders.is_over(ids[1]))
+        traced = collector.create(kind="gdb", target={"node": "n1", "pid": 7})
+        collector.wait_for(traced, "refused")
+
+    def count(kind: str, result: str) -> float | None:
+        labels = {"kind": kind, "result": result}
+        return metrics.registry.get_sample_value("flamewell_agent_captures_total", labels)
+
+    assert count("cpu", "done") == 1
+    assert count("cpu", "failed") is None
+    assert count("wall", "ended") == 1
+    assert count("native", "failed") == 1  # the agent stopped
+    assert count("gdb", "refused") == 1
 
 
 def test_of_two_agents_one_gets_it(collector: Collector) -> None:

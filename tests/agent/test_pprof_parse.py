@@ -104,7 +104,7 @@ def test_long_symbols_are_cut():
     build = Builder(*CPU)
     build.sample([build.location((build.function("n" * 100_000), 1))], 1, 1)
     (sample,) = parse(build.encode()).samples
-    assert len(sample.stack[0].function) == 64 * 1024
+    assert len(sample.stack[0].function) == DEFAULT.symbol_bytes
 
 
 def test_symbols_that_are_not_unicode_are_shown_with_replacements():
@@ -252,3 +252,87 @@ def test_totals_are_kept_whatever_is_merged(rows):
         key = tuple(f"{name}:1" for name in stack)
         expected[key] = expected.get(key, 0) + value
     assert stacks(parse(build.encode())) == {key: (value,) for key, value in expected.items()}
+
+
+def encoded(number: int, payload: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + varint(len(payload)) + payload
+
+
+def varint(value: int) -> bytes:
+    parts = []
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def many_frames(count: int) -> bytes:
+    """Each location its own function, name and stack; a value of nine bytes a sample."""
+    records = [encoded(1, b"\x08\x01\x10\x02"), b"\x32\x00", encoded(6, b"cpu"), encoded(6, b"ns")]
+    for number in range(1, count + 1):
+        own = varint(number)
+        name = varint(2 + number)
+        records.append(encoded(6, b"package/%080d.f" % number))
+        records.append(encoded(5, b"\x08" + own + b"\x10" + name + b"\x20" + name))
+        line = encoded(4, b"\x08" + own + b"\x10\x80\x80\x01")
+        records.append(encoded(4, b"\x08" + own + line))
+        records.append(encoded(2, b"\x08" + own + b"\x10" + b"\xff" * 8 + b"\x0f"))
+    return b"".join(records)
+
+
+def deep_stacks(samples: int, depth: int) -> bytes:
+    """Distinct stacks of one function's many lines."""
+    records = [encoded(1, b"\x08\x01\x10\x02"), b"\x32\x00", encoded(6, b"cpu"), encoded(6, b"f")]
+    records.append(encoded(5, b"\x08\x01\x10\x02"))
+    for number in range(1, 2_001):
+        line = encoded(4, b"\x08\x01\x10" + varint(number))
+        records.append(encoded(4, b"\x08" + varint(number) + line))
+    for number in range(samples):
+        stack = [1 + number % 2000, 1 + number // 2000, *range(1, depth - 1)]
+        records.append(encoded(2, encoded(1, b"".join(map(varint, stack))) + b"\x10\x01"))
+    return b"".join(records)
+
+
+def wide_text() -> bytes:
+    """Text of four bytes a character in memory."""
+    records = [encoded(1, b"\x08\x01\x10\x02"), b"\x32\x00"]
+    records += [encoded(6, b"a" * 4_000 + "\U0001f525".encode()) for _ in range(2_000)]
+    for number in range(1, 2_000):
+        records.append(encoded(5, b"\x08" + varint(number) + b"\x10" + varint(number)))
+        records.append(encoded(4, b"\x08" + varint(number) + encoded(4, b"\x08" + varint(number))))
+    return b"".join(records)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (many_frames(39_900), ""),
+        (many_frames(60_000), "too_many_symbols|too_many_samples"),
+        (deep_stacks(9_900, 100), ""),
+        (deep_stacks(40_000, 100), "too_many_frames"),
+        (wide_text(), "too_large"),
+        (encoded(6, b"x" * 4096) * 3_000, "too_large"),
+        (encoded(6, b"") * 399_999, ""),
+    ],
+)
+def test_the_worst_that_may_come_takes_little_memory(data, reason):
+    packed = gzip.compress(data, 1)
+    tracemalloc.start()
+    try:
+        seen = ""
+        try:
+            parse(packed)
+        except ProfileFormatError as error:
+            seen = error.reason
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert seen in reason.split("|")
+    assert peak < 64 * 1024 * 1024
+    print(f"peak {peak / 2**20:.1f} MiB")
+
+
+def test_a_string_beyond_the_chunks_is_cut_and_the_profile_kept():
+    data = Builder(*CPU).simple({("n" * 300_000,): (1, 1)}).encode()
+    assert parse(gzip.compress(data)) == parse(data)
+    assert refused(encoded(6, b"n" * 2_000_000)) == "too_large"

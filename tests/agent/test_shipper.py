@@ -177,7 +177,7 @@ def test_retry_after_is_kept(spool, metrics):
     assert metric(metrics, "send_failures_total", reason="status_503") == 1
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502])
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 407, 408, 421, 425, 429, 500, 502])
 def test_what_may_pass_is_tried_again(spool, metrics, status):
     with (
         Collector(status, status) as collector,
@@ -189,7 +189,7 @@ def test_what_may_pass_is_tried_again(spool, metrics, status):
     assert collector.attempts == 4
 
 
-@pytest.mark.parametrize("status", [400, 405, 413, 422])
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_what_is_refused_for_good_is_dropped_and_counted(spool, metrics, status):
     with Collector(status) as collector, shipping(spool, metrics, Destination((collector.url,))):
         fill(spool, 2)
@@ -471,3 +471,21 @@ def test_an_answer_that_is_not_otlp_still_is_an_acknowledgement():
     outcome = judge(200, {}, b"<html>ok</html>", NOW)
     assert (outcome.kind, outcome.rejected_profiles) == ("delivered", 0)
     assert "ExportProfilesServiceResponse" in outcome.detail
+
+
+def test_each_reason_is_told_once_with_what_to_do(spool, metrics, caplog):
+    caplog.set_level("INFO", "flamewell_agent.shipper")
+    spool.put(b"batch")
+    with (
+        Collector(401, 401, 404, 401, 503, 404) as collector,
+        shipping(spool, metrics, Destination((collector.url,))),
+    ):
+        until(lambda: collector.received)
+        until(lambda: "works again" in caplog.text)
+    told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(told) == 3
+    assert all("it stays in the spool" in each for each in told)
+    assert "status_401" in told[0]
+    assert "look at token_file" in told[0]
+    assert "look at collector_url and ingest_path" in told[1]
+    assert "status_503" in told[2]

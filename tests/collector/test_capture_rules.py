@@ -270,6 +270,21 @@ def test_tracing_is_forbidden_unless_allowed(
     assert strict.create(T, "me", wish()).state == "waiting"
 
 
+def test_ends_are_counted_by_kind_and_state(store: CaptureStore, clock: Clock) -> None:
+    told: list[tuple[str, str]] = []
+    counting = Dispatch(
+        store, allow_tracing=False, clock=clock, count=lambda *each: told.append(each)
+    )
+    first, second = counting.create(T, "me", wish()), counting.create(T, "me", wish(kind="wall"))
+    counting.report(T, first.capture_id, said("accepted"))
+    assert told == []
+    counting.report(T, first.capture_id, said("done", samples=3))
+    counting.cancel(T, "me", second.capture_id)
+    with pytest.raises(Forbidden):
+        counting.create(T, "me", wish(kind="gdb"))
+    assert told == [("cpu", "done"), ("wall", "cancelled"), ("gdb", "forbidden")]
+
+
 def test_open_captures_are_bounded(dispatch: Dispatch, clock: Clock) -> None:
     for _ in range(MAX_OPEN):
         dispatch.create(T, "me", wish())

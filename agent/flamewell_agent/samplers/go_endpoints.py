@@ -22,6 +22,7 @@ _LISTEN_STATE = "0A"
 _SOCKET_PREFIX = "socket:["
 _DESCRIPTORS_AT_MOST = 65_536
 _PORTS_ASKED_AT_MOST = 16
+_LOOPBACK = "127.0.0.1"
 _PROBE_SECONDS = 2.0
 _CMDLINE_BYTES = 128 * 1024
 
@@ -34,11 +35,13 @@ class Endpoint:
         url: Base URL.
         service_name: Given by the configuration; empty: the process's own.
         process: Whose it is, None for a configured one that no local process was found for.
+        kinds: What an annotation allows to pull; None: everything.
     """
 
     url: str
     service_name: str = ""
     process: Process | None = None
+    kinds: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +76,38 @@ def find_endpoint(
         raise EndpointError("no_listening_port", "it listens on no TCP port of loopback")
     seen: list[str] = []
     for listener in listeners[:_PORTS_ASKED_AT_MOST]:
-        client = connect(listener.url)
         try:
-            answer = client.get("cmdline", timeout_seconds=_PROBE_SECONDS, max_bytes=_CMDLINE_BYTES)
+            url, answer = _ask_listener(listener, connect)
         except EndpointError as error:
             seen.append(f"{listener.port}: {error.reason}")
             continue
         if same_cmdline(answer, process.cmdline):
-            return Endpoint(listener.url, process=process)
+            return Endpoint(url, process=process)
         seen.append(f"{listener.port}: another program's arguments")
     raise EndpointError("no_pprof_endpoint", ", ".join(seen))
+
+
+def ask_cmdline(url: str, connect: Callable[[str], PprofClient] = PprofClient) -> bytes:
+    """Ask an endpoint for the arguments of the program behind it.
+
+    Raises:
+        EndpointError: It did not answer as it should.
+    """
+    return connect(url).get("cmdline", timeout_seconds=_PROBE_SECONDS, max_bytes=_CMDLINE_BYTES)
+
+
+def _ask_listener(listener: Listener, connect: Callable[[str], PprofClient]) -> tuple[str, bytes]:
+    """Ask a port by HTTP; by HTTPS where it says so, by IPv6 where IPv4 finds nobody."""
+    try:
+        return listener.url, ask_cmdline(listener.url, connect)
+    except EndpointError as error:
+        if "HTTPS server" in error.detail:  # in Go's words: "sent an HTTP request to an ..."
+            url = "https" + listener.url.removeprefix("http")
+        elif error.reason == "unreachable" and listener.host == _LOOPBACK:
+            url = f"http://[::1]:{listener.port}"  # on :: with IPV6_V6ONLY
+        else:
+            raise
+    return url, ask_cmdline(url, connect)
 
 
 def same_cmdline(answer: bytes, cmdline: Sequence[str]) -> bool:
@@ -161,8 +186,8 @@ def _reachable_host(address: IPv4Address | IPv6Address) -> str:
     if address.is_loopback:
         return str(address)
     if address.is_unspecified:
-        # A listener on :: takes IPv4 as well, unless the program refuses it: Go does not.
-        return "127.0.0.1"
+        # A listener on :: takes IPv4 as well, unless the program refuses it.
+        return _LOOPBACK
     return ""
 
 

@@ -6,14 +6,20 @@ are) or grow since the program's start (turned into deltas here) follows from th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from flamewell_agent.errors import ProfileFormatError
 from flamewell_agent.model import Profile, Resource, Stack
+from flamewell_agent.samplers.go_counters import CounterRoom, Counters, wanted_bytes
 from flamewell_agent.samplers.pprof_parse import ParsedProfile, ParsedSample
 from flamewell_wire import profile_types
 from flamewell_wire.profile_types import ProfileType
+
+_WHOLE_FROM = 0.8
+"""A window that covers this share of its time is taken as it is: the rest is the pause between
+two windows, in which Go's profiler ends and the other profiles are fetched."""
+_FACTOR_AT_MOST = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +27,31 @@ class Pull:
     """One thing to fetch.
 
     Attributes:
+        kind: As annotations name it.
         path: Below the endpoint's base path.
         types: What to take out of it; pprof's names for values are the types' ``sample_type``.
+        weight: How much waiting for it counts where not everything fits in the budget.
         windowed: Fetched with ``?seconds=N``: the values are what happened in that window.
     """
 
+    kind: str
     path: str
     types: tuple[ProfileType, ...]
+    weight: float = 1.0
     windowed: bool = False
+
+    @property
+    def growing(self) -> tuple[ProfileType, ...]:
+        """Those of its types that are no gauges."""
+        return tuple(kind for kind in self.types if kind.kind != "gauge")
 
 
 PULLS: tuple[Pull, ...] = (
-    Pull("profile", (profile_types.CPU,), windowed=True),
+    Pull("cpu", "profile", (profile_types.CPU,), weight=4.0, windowed=True),
     # Never heap?seconds=N: it subtracts the in-use values too, which makes nonsense of them.
+    # Never allocs: it is the same data, all four types, with another one marked as the default.
     Pull(
+        "memory",
         "heap",
         (
             profile_types.INUSE_SPACE,
@@ -42,11 +59,17 @@ PULLS: tuple[Pull, ...] = (
             profile_types.ALLOC_SPACE,
             profile_types.ALLOC_OBJECTS,
         ),
+        weight=2.0,
     ),
-    Pull("goroutine", (profile_types.GOROUTINE,)),
-    Pull("mutex", (profile_types.MUTEX_CONTENTIONS, profile_types.MUTEX_DELAY)),
-    Pull("block", (profile_types.BLOCK_CONTENTIONS, profile_types.BLOCK_DELAY)),
+    Pull("goroutine", "goroutine", (profile_types.GOROUTINE,)),
+    Pull("mutex", "mutex", (profile_types.MUTEX_CONTENTIONS, profile_types.MUTEX_DELAY)),
+    Pull("block", "block", (profile_types.BLOCK_CONTENTIONS, profile_types.BLOCK_DELAY)),
 )
+
+
+def pulls_of(kinds: frozenset[str] | None) -> tuple[Pull, ...]:
+    """Give the pulls of the kinds that may be pulled; None: all. Unknown kinds are nothing."""
+    return tuple(each for each in PULLS if kinds is None or each.kind in kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +79,25 @@ class Span:
     start_unix_nanos: int
     duration_nanos: int
 
+    @property
+    def end_unix_nanos(self) -> int:
+        """When it was there."""
+        return self.start_unix_nanos + self.duration_nanos
 
+
+@dataclass(slots=True)
 class Converter:
-    """Turns what one endpoint answers into profiles; remembers counters to subtract."""
+    """Turns what one endpoint answers into profiles; remembers counters to subtract.
 
-    def __init__(self) -> None:
-        self._previous: dict[str, _Counters] = {}
+    Attributes:
+        room: Memory for the counters, shared by all endpoints.
+        count: Told of stacks that had no room (``stacks_not_remembered``), and how many.
+    """
+
+    room: CounterRoom = field(default_factory=CounterRoom)
+    count: Callable[[str, int], None] = lambda _reason, _count: None
+    _previous: dict[str, Counters] = field(default_factory=dict)
+    _window_end_nanos: int = 0
 
     def convert(
         self, parsed: ParsedProfile, pull: Pull, *, resource: Resource, span: Span
@@ -71,55 +107,91 @@ class Converter:
         Raises:
             ProfileFormatError: A type of the pull is not in the answer (``missing_type``).
         """
-        return [
-            profile
-            for kind in pull.types
-            if (profile := self._convert_type(parsed, pull, kind, resource, span)) is not None
-        ]
+        columns = {kind: _column(parsed, kind) for kind in pull.types}
+        profiles = []
+        growing = pull.growing
+        for kind in pull.types:
+            if kind in growing and not pull.windowed:
+                continue
+            values = {each.key: each.values[columns[kind]] for each in parsed.samples}
+            profile = Profile(
+                resource, kind.id, span.start_unix_nanos, 0, 1, _samples(parsed.samples, values)
+            )
+            profiles.append(self._stretch(profile, parsed, span) if pull.windowed else profile)
+        if growing and not pull.windowed:
+            rows = {
+                each.key: tuple(each.values[columns[kind]] for kind in growing)
+                for each in parsed.samples
+            }
+            profiles += self._grown(parsed, pull, rows, resource, span)
+        return [each for each in profiles if each.samples]
 
     def forget(self) -> None:
-        """Drop what was remembered: the program is another one now."""
+        """Drop what was remembered: the program is another one now, or may be."""
+        for path in self._previous:
+            self.room.release((id(self), path))
         self._previous.clear()
+        self._window_end_nanos = 0
 
-    def _convert_type(
+    def _grown(
         self,
         parsed: ParsedProfile,
         pull: Pull,
-        kind: ProfileType,
+        rows: Mapping[int, Sequence[int]],
         resource: Resource,
         span: Span,
-    ) -> Profile | None:
-        column = _column(parsed, kind)
-        values = {each.key: each.values[column] for each in parsed.samples}
-        if pull.windowed:
-            start, duration = span.start_unix_nanos, parsed.duration_nanos or span.duration_nanos
-        elif kind.kind == "gauge":
-            start, duration = span.start_unix_nanos, 0
-        else:
-            previous = self._previous.get(kind.id)
-            self._previous[kind.id] = _Counters(span.start_unix_nanos, values)
-            if previous is None or previous.restarted(values):
-                return None
+    ) -> list[Profile]:
+        """Subtract the former counters and remember the present ones."""
+        kinds = pull.growing
+        previous = self._previous.pop(pull.path, None)
+        restarted = previous is None or previous.restarted(rows)
+        profiles, unknown = [], 0
+        if previous is not None and not restarted:
             start = previous.taken_unix_nanos
             duration = max(0, span.start_unix_nanos - start)
-            values = previous.deltas(values)
-        samples = tuple(_samples(parsed.samples, values))
-        return Profile(resource, kind.id, start, duration, 1, samples) if samples else None
+            for column, kind in enumerate(kinds):
+                values, unknown = previous.deltas(rows, column)
+                samples = _samples(parsed.samples, values)
+                profiles.append(Profile(resource, kind.id, start, duration, 1, samples))
+            if unknown:
+                self.count("stacks_not_remembered", unknown)
+        room = self.room.take((id(self), pull.path), wanted_bytes(len(rows), len(kinds)))
+        self._previous[pull.path] = Counters.pack(span.start_unix_nanos, rows, len(kinds), room)
+        return profiles
+
+    def _stretch(self, profile: Profile, parsed: ParsedProfile, span: Span) -> Profile:
+        """Let a window stand for all the time since the one before it ended.
+
+        Where windows cover a part of the time (a share of CPU profiling, a budget), their values
+        are multiplied by time / window, so that sums over hours and services stay right.
+        """
+        window = parsed.duration_nanos or span.duration_nanos
+        end = span.start_unix_nanos + window
+        former, self._window_end_nanos = self._window_end_nanos, end
+        time = end - former if former else window
+        if window <= 0 or time <= 0 or window / time >= _WHOLE_FROM:
+            return _during(profile, span.start_unix_nanos, window, profile.samples)
+        time = min(time, int(window * _FACTOR_AT_MOST))
+        samples = scaled(profile.samples, time, window)
+        return _during(profile, end - time, time, samples)
 
 
-@dataclass(frozen=True, slots=True)
-class _Counters:
-    """Cumulative values by stack key, as they were at a time."""
+def scaled(
+    samples: tuple[tuple[Stack, int], ...], numerator: int, denominator: int
+) -> tuple[tuple[Stack, int], ...]:
+    """Multiply values by a fraction; what is cut off one goes to the next, so the sum is right."""
+    rest = 0
+    result = []
+    for stack, value in samples:
+        whole, rest = divmod(value * numerator + rest, denominator)
+        result.append((stack, whole))
+    return tuple(result)
 
-    taken_unix_nanos: int
-    values: Mapping[int, int]
 
-    def restarted(self, values: Mapping[int, int]) -> bool:
-        """Tell whether counting began anew: a counter of one program never shrinks or vanishes."""
-        return any(values.get(key, -1) < value for key, value in self.values.items())
-
-    def deltas(self, values: Mapping[int, int]) -> dict[int, int]:
-        return {key: value - self.values.get(key, 0) for key, value in values.items()}
+def _during(
+    profile: Profile, start: int, duration: int, samples: tuple[tuple[Stack, int], ...]
+) -> Profile:
+    return Profile(profile.resource, profile.type_id, start, duration, profile.period, samples)
 
 
 def _column(parsed: ParsedProfile, kind: ProfileType) -> int:
@@ -133,5 +205,5 @@ def _column(parsed: ParsedProfile, kind: ProfileType) -> int:
 
 def _samples(
     parsed: tuple[ParsedSample, ...], values: Mapping[int, int]
-) -> list[tuple[Stack, int]]:
-    return [(each.stack, values[each.key]) for each in parsed if values[each.key]]
+) -> tuple[tuple[Stack, int], ...]:
+    return tuple((each.stack, value) for each in parsed if (value := values.get(each.key, 0)))

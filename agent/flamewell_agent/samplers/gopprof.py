@@ -1,7 +1,8 @@
-"""Go programs by their own pprof endpoints, configured or found.
+"""Go programs by their own pprof endpoints: configured, annotated or detected.
 
-A thread an endpoint pulls (go_worker.py), one more looks for endpoints. The sampling loop only
-hands processes in (``observe``) and takes profiles out (``drain``); neither ever waits.
+A thread an endpoint pulls (go_worker.py), one more looks for endpoints (go_finding.py). The
+sampling loop only hands processes in (``observe``) and takes profiles out (``drain``); neither
+ever waits.
 """
 
 from __future__ import annotations
@@ -11,74 +12,91 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flamewell_agent.errors import EndpointError, ProcessGoneError, ProcessUnreadableError
-from flamewell_agent.model import Coverage, Process, ProcessKey, Profile, Resource
-from flamewell_agent.samplers.go_endpoints import (
-    Endpoint,
-    Listener,
-    find_endpoint,
-    is_loopback,
-    listening,
-)
-from flamewell_agent.samplers.go_fetch import PprofClient
-from flamewell_agent.samplers.go_worker import EndpointWorker
+from flamewell_agent.model import Coverage, Process, Profile, Resource, Subject
+from flamewell_agent.samplers.go_budget import PullBudget
+from flamewell_agent.samplers.go_endpoints import Endpoint
+from flamewell_agent.samplers.go_fetch import PprofClient, make_tls
+from flamewell_agent.samplers.go_finding import EndpointFinder
+from flamewell_agent.samplers.go_worker import EndpointWorker, Pulling
 
 _log = logging.getLogger(__name__)
 _ENDPOINTS_AT_MOST = 64
 _WAITING_SAMPLES_AT_MOST = 500_000
-_LOOK_AGAIN_SECONDS, _LOOK_AGAIN_LIMIT_SECONDS = 10.0, 600.0
+_ROUNDS_SAVED = 4
 _SERVICE_NAME = "service.name"
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What a look at a process without an endpoint brought, and when to look again."""
+class GoOptions:
+    """How Go programs are found and pulled from.
 
-    listeners: tuple[Listener, ...]
-    reason: str
-    detail: str
-    looks: int
-    next_at: float
+    Attributes:
+        endpoints: Configured ones, as (service name or empty, base URL).
+        detect: Ask the open ports of Go processes for pprof.
+        cycle_seconds: How long a round is: CPU profile, then the others.
+        cpu_share: For how much of the time a target's CPU profiler may run, above 0 to 1.
+        tls_ca_file: Authorities for https endpoints, besides the system's.
+        tls_insecure: Do not verify the certificates of https endpoints.
+    """
+
+    endpoints: tuple[tuple[str, str], ...] = ()
+    detect: bool = False
+    cycle_seconds: int = 15
+    cpu_share: float = 1.0
+    tls_ca_file: Path | None = None
+    tls_insecure: bool = False
 
 
 class GoSampler:
     """Profiles of Go programs.
 
     Args:
-        endpoints: Configured ones, as (service name or empty, base URL).
-        detect: Ask the open ports of Go processes for pprof.
-        cycle_seconds: Length of a CPU profile.
-        resource_of: Tells a process's resource.
+        options: How.
+        subject_of: Tells who a process is, what may be done with it, and its pod's endpoints.
+            Called from two threads.
         base_attributes: Resource attributes for endpoints that no local process belongs to.
         proc_root: The node's /proc.
         pull: False only finds out what would be pulled.
         count: Told what became of CPU samples (``ok``) or of pulls (a reason), and how many.
+
+    Raises:
+        OSError: The file with authorities cannot be read.
     """
 
     def __init__(
         self,
+        options: GoOptions,
         *,
-        endpoints: Sequence[tuple[str, str]],
-        detect: bool,
-        cycle_seconds: int,
-        resource_of: Callable[[Process], Resource],
+        subject_of: Callable[[Process], Subject],
         base_attributes: Mapping[str, str],
         proc_root: Path = Path("/proc"),
         pull: bool = True,
         count: Callable[[str, int], None] = lambda _result, _count: None,
     ) -> None:
-        self._configured = tuple(Endpoint(url, name) for name, url in endpoints)
-        self._detect = detect
-        self._cycle_seconds = cycle_seconds
-        self._resource_of = resource_of
+        self._subject_of = subject_of
         self._base_attributes = dict(base_attributes)
-        self._proc_root = proc_root
         self._pull = pull
         self._count = count
+        self._tls = make_tls(options.tls_ca_file, insecure=options.tls_insecure)
+        self._budget = PullBudget(_ROUNDS_SAVED * options.cycle_seconds)
+        self._pulling = Pulling(
+            options.cycle_seconds,
+            self._emit,
+            count,
+            cpu_share=options.cpu_share,
+            tls=self._tls,
+            budget=self._budget,
+        )
+        self._finder = EndpointFinder(
+            [Endpoint(url, name) for name, url in options.endpoints],
+            detect=options.detect,
+            proc_root=proc_root,
+            connect=self._connect,
+        )
         self._lock = threading.Lock()
         self._waiting: deque[Profile] = deque()
         self._waiting_samples = 0
@@ -88,7 +106,7 @@ class GoSampler:
         # Below: changed by the looking thread only; replaced as a whole, so that readers need no
         # lock.
         self._workers: dict[str, EndpointWorker] = {}
-        self._looks: dict[ProcessKey, _Look] = {}
+        self._left_out: frozenset[str] = frozenset()
         self._asking: PprofClient | None = None
         self._thread = threading.Thread(target=self._run, name="go-endpoints", daemon=True)
 
@@ -130,24 +148,38 @@ class GoSampler:
             self._waiting_samples = 0
         return profiles
 
+    def allow(self, cpu_seconds_per_second: float) -> None:
+        """Set what all pulls together may use of a CPU; without it there is no limit."""
+        self._budget.allow(cpu_seconds_per_second)
+
+    def cpu_seconds(self) -> float:
+        """Give the CPU that the threads here have used so far."""
+        return self._budget.cpu_seconds()
+
     def coverage(self) -> list[Coverage]:
         """Account for each Go process that was observed last."""
-        workers = {
-            worker.endpoint.process.key: worker
-            for worker in self._workers.values()
-            if worker.endpoint.process is not None
-        }
+        workers: dict[object, EndpointWorker] = {}
+        for worker in self._workers.values():
+            if worker.endpoint.process is not None:
+                workers.setdefault(worker.endpoint.process.key, worker)
         return [self._cover(each, workers.get(each.key)) for each in self._observed]
 
     def _cover(self, process: Process, worker: EndpointWorker | None) -> Coverage:
-        name = dict(self._resource_of(process).attributes).get(_SERVICE_NAME, process.executable)
+        subject = self._subject_of(process)
+        name = subject.service_name or process.executable
+        if subject.refused:
+            return Coverage(process, name, "skipped", subject.refused)
         if worker is None:
-            look = self._looks.get(process.key)
-            if look is None:
-                return Coverage(process, name, "skipped", "not_looked_at_yet")
+            look = self._finder.look_of(process)
+            if look is None or look.reason == "pprof_started":
+                too_many = bool(self._left_out)
+                reason = "too_many_endpoints" if too_many else "not_looked_at_yet"
+                return Coverage(process, name, "skipped", reason)
             return Coverage(process, name, "skipped", look.reason, look.detail)
         name = worker.endpoint.service_name or name
         status = worker.status
+        if status.all_waiting:
+            return Coverage(process, name, "skipped", "waits_for_budget", status.detail)
         if status.failure:
             return Coverage(process, name, "failed", status.failure, status.detail)
         reason = "pprof" if status.delivered else "pprof_started"
@@ -169,115 +201,63 @@ class GoSampler:
             self._news.clear()
             if self._stopping.is_set():
                 return
+            began = time.thread_time()
             try:
                 self._reconcile(self._observed)
             except Exception:  # noqa: BLE001 - the stage's boundary: what is pulled goes on
                 _log.exception("looking for Go endpoints failed unexpectedly")
                 self._count("internal_error", 1)
+            self._budget.book(time.thread_time() - began)
 
     def _reconcile(self, processes: Sequence[Process]) -> None:
-        """Bring workers in line with the processes that are there now."""
-        alive = {each.key for each in processes}
-        attached = self._drop_ended(alive)
-        looks = {key: look for key, look in self._looks.items() if key in alive}
-        for process in processes:
-            if process.key not in attached and not self._stopping.is_set():
-                looks[process.key] = self._look(process, looks.get(process.key))
-        for configured in self._configured:
-            owner = self._owner(configured, processes, looks)
-            self._work_on(replace(configured, process=owner))
-        self._looks = looks
-
-    def _drop_ended(self, alive: set[ProcessKey]) -> set[ProcessKey]:
-        """Stop workers of found endpoints whose process ended; give the keys of the others."""
-        configured = {each.url for each in self._configured}
-        kept: dict[str, EndpointWorker] = {}
+        """Bring workers in line with the endpoints of the processes that are there now."""
+        subjects = {each.key: self._subject_of(each) for each in processes}
+        endpoints = self._finder.find(processes, subjects)
+        wanted = {each.url for each in endpoints}
+        kept = {}
         for url, worker in self._workers.items():
-            process = worker.endpoint.process
-            if url in configured or (process is not None and process.key in alive):
+            if url in wanted:
                 kept[url] = worker
             else:
                 worker.stop()
         self._workers = kept
-        return {each.endpoint.process.key for each in kept.values() if each.endpoint.process}
-
-    def _look(self, process: Process, last: _Look | None) -> _Look:
-        """Look at a process's ports, and ask them where that is wanted; seldom if in vain."""
-        now = time.monotonic()
-        if last is not None and now < last.next_at:
-            return last
-        looks = last.looks + 1 if last is not None else 0
-        wait = min(_LOOK_AGAIN_LIMIT_SECONDS, _LOOK_AGAIN_SECONDS * 2.0 ** min(looks, 10))
-        listeners: tuple[Listener, ...] = ()
-        try:
-            listeners = listening(process, self._proc_root)
-            reason, detail = "go_detection_off", "set go_detect, or name it in go_endpoints"
-            if self._detect and not self._is_configured(listeners):
-                endpoint = find_endpoint(process, listeners, self._connect)
-                reason, detail = self._work_on(endpoint)
-        except EndpointError as error:
-            reason, detail = error.reason, error.detail
-        except ProcessGoneError as error:
-            reason, detail = "process_ended", str(error)
-        except ProcessUnreadableError as error:
-            reason, detail = "not_permitted", str(error)
-        return _Look(listeners, reason, detail, looks, now + wait)
+        left_out = set()
+        for endpoint in endpoints:
+            if not self._work_on(endpoint):
+                left_out.add(endpoint.url)
+        if left_out - self._left_out:
+            _log.warning(
+                "%d Go endpoints are not pulled from: more than %d",
+                len(left_out),
+                _ENDPOINTS_AT_MOST,
+            )
+        self._left_out = frozenset(left_out)
 
     def _connect(self, url: str) -> PprofClient:
         """Make a client that ``stop`` can abort."""
-        client = self._asking = PprofClient(url)
+        client = self._asking = PprofClient(url, self._tls)
         if self._stopping.is_set():
             client.abort()
         return client
 
-    def _is_configured(self, listeners: Sequence[Listener]) -> bool:
-        ports = {_port(each.url) for each in self._configured if is_loopback(each.url)}
-        return any(each.port in ports for each in listeners)
-
-    def _owner(
-        self,
-        configured: Endpoint,
-        processes: Sequence[Process],
-        looks: Mapping[ProcessKey, _Look],
-    ) -> Process | None:
-        """Find the local process behind a configured endpoint."""
-        worker = self._workers.get(configured.url)
-        known = worker.endpoint.process if worker is not None else None
-        if known is not None and any(each.key == known.key for each in processes):
-            return known
-        if not is_loopback(configured.url):
-            return None
-        port = _port(configured.url)
-        for process in processes:
-            look = looks.get(process.key)
-            if look is not None and any(each.port == port for each in look.listeners):
-                return process
-        return None
-
-    def _work_on(self, endpoint: Endpoint) -> tuple[str, str]:
+    def _work_on(self, endpoint: Endpoint) -> bool:
         """Start a worker for an endpoint, or tell the one there is whose it is now."""
         resource = self._resource(endpoint)
         worker = self._workers.get(endpoint.url)
         if worker is not None:
             worker.update(endpoint, resource)
         elif len(self._workers) >= _ENDPOINTS_AT_MOST:
-            return "too_many_endpoints", f"{_ENDPOINTS_AT_MOST} are pulled from already"
+            return False
         elif not self._stopping.is_set():
-            worker = EndpointWorker(
-                endpoint,
-                resource,
-                cycle_seconds=self._cycle_seconds,
-                emit=self._emit,
-                count=self._count,
-            )
+            worker = EndpointWorker(endpoint, resource, self._pulling)
             self._workers = {**self._workers, endpoint.url: worker}
             if self._pull:
                 worker.start()
-        return "pprof_started", ""
+        return True
 
     def _resource(self, endpoint: Endpoint) -> Resource:
         if endpoint.process is not None:
-            attributes = dict(self._resource_of(endpoint.process).attributes)
+            attributes = dict(self._subject_of(endpoint.process).resource.attributes)
         else:
             attributes = {
                 **self._base_attributes,
@@ -291,8 +271,3 @@ class GoSampler:
 
 def _of_go(processes: Sequence[Process]) -> tuple[Process, ...]:
     return tuple(each for each in processes if each.runtime == "go")
-
-
-def _port(url: str) -> int:
-    parts = urlsplit(url)
-    return parts.port or (443 if parts.scheme == "https" else 80)

@@ -8,8 +8,10 @@ neither memory nor time, since records, samples and frames are counted on the wa
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Any
 
 from google.protobuf import message_factory
@@ -21,7 +23,13 @@ from flamewell_wire import pprof
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW_BITS = 31
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES = 0, 2
+_FIXED_BYTES = {1: 8, 5: 4}
+_CHUNK_BYTES = 64 * 1024
+_STRING_BYTES = 1024 * 1024  # of a string before it is cut; of any record
+_WORD = "Q"
+_VALUES_OF_SAMPLE_AT_MOST = 8
+_DECODED_AT_MOST = 2  # times text_bytes; text beyond ASCII takes up to four times its bytes
 _INT64_MAX = 2**63 - 1
 _UNKNOWN = Frame("<unknown>")
 
@@ -30,16 +38,19 @@ _UNKNOWN = Frame("<unknown>")
 class Limits:
     """What a profile may have at most.
 
-    A Go service of 20,000 stacks in 40 frames each needs 3 MB and 60,000 records.
+    A Go service of 20,000 stacks in 40 frames each needs 3 MB, 60,000 records and 800,000 frames.
+    The worst that passes them takes 50 MiB while it is read (tests/agent/test_pprof_parse.py).
     """
 
     decompressed_bytes: int = 32 * 1024 * 1024
-    records: int = 1_000_000
+    records: int = 400_000
     record_bytes: int = 64 * 1024
-    samples: int = 200_000
-    frames: int = 4_000_000  # as locations of samples, lines of locations, and expanded
+    samples: int = 40_000
+    symbols: int = 40_000  # locations, functions, mappings, distinct frames: of each
+    frames: int = 2_000_000  # as locations of samples, lines of locations, and expanded
     depth: int = 1_000
-    symbol_bytes: int = 64 * 1024
+    symbol_bytes: int = 4 * 1024
+    text_bytes: int = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +92,12 @@ def parse(data: bytes, limits: Limits = Limits()) -> ParsedProfile:
         ProfileFormatError: ``malformed``, ``too_large``, ``too_many_records``,
             ``too_many_samples`` or ``too_many_frames``.
     """
-    if data.startswith(_GZIP_MAGIC):
-        data = _decompress(data, limits.decompressed_bytes)
-    elif len(data) > limits.decompressed_bytes:
-        raise ProfileFormatError("too_large", f"over {limits.decompressed_bytes} bytes")
     try:
-        return _Reader(data, limits).read()
-    except (DecodeError, IndexError, KeyError) as error:
+        return _Reader(limits).read(_chunks(data, limits.decompressed_bytes))
+    except (DecodeError, IndexError, KeyError, OverflowError) as error:
         # IndexError: the bytes end within a record, or a string that is not there; KeyError: an
-        # id that nothing has.
+        # id that nothing has; OverflowError: a value that is no 64-bit number.
         raise ProfileFormatError("malformed", f"{type(error).__name__}: {error}") from error
-
-
-def _decompress(data: bytes, limit: int) -> bytes:
-    stream = zlib.decompressobj(_GZIP_WINDOW_BITS)
-    try:
-        plain = stream.decompress(data, limit)
-        if stream.unconsumed_tail and stream.decompress(stream.unconsumed_tail, 1):
-            raise ProfileFormatError("too_large", f"over {limit} bytes decompressed")
-    except zlib.error as error:
-        raise ProfileFormatError("malformed", str(error)) from error
-    if not stream.eof:
-        raise ProfileFormatError("malformed", "the compressed data is cut off")
-    return plain
 
 
 def _message_class(field: str) -> Any:
@@ -121,22 +115,25 @@ _CLASS = {
 class _Reader:
     """One pass over the records, then stacks are put together."""
 
-    def __init__(self, data: bytes, limits: Limits) -> None:
-        self._data = data
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._strings: list[tuple[int, int]] = []  # where each begins and ends
+        self._strings = bytearray()
+        self._string_ends = array(_WORD)
+        self._text_bytes = 0
         self._decoded: dict[int, str] = {}
         self._functions: dict[int, tuple[int, int]] = {}  # id → name, file (string numbers)
         self._mappings: dict[int, int] = {}  # id → file (string number)
-        self._locations: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {}
-        self._samples: dict[tuple[int, ...], list[int]] = {}  # location ids → values
+        # Packed, 8 bytes a number: objects would take ten times as much.
+        self._locations: dict[int, bytes] = {}  # id → mapping, then function and line in turn
+        self._samples: dict[bytes, list[int]] = {}  # location ids → values
         self._sample_types: list[tuple[int, int]] = []
         self._sample_count = 0
+        self._value_count = 0
         self._frame_count = 0
         self._duration_nanos = 0
 
-    def read(self) -> ParsedProfile:
-        self._read_records()
+    def read(self, chunks: Iterable[bytes]) -> ParsedProfile:
+        self._read_records(chunks)
         types = tuple((self._text(kind), self._text(unit)) for kind, unit in self._sample_types)
         for values in self._samples.values():
             if len(values) != len(types):
@@ -146,7 +143,7 @@ class _Reader:
         samples, truncated = self._build_stacks()
         return ParsedProfile(types, samples, self._duration_nanos, truncated)
 
-    def _read_records(self) -> None:
+    def _read_records(self, chunks: Iterable[bytes]) -> None:
         add_by_number = {
             _NUMBER["sample_type"]: self._add_sample_type,
             _NUMBER["sample"]: self._add_sample,
@@ -155,20 +152,32 @@ class _Reader:
             _NUMBER["function"]: self._add_function,
         }
         string_table, duration = _NUMBER["string_table"], _NUMBER["duration_nanos"]
-        for count, (number, begin, end) in enumerate(_walk(self._data)):
+        records = _walk(chunks)
+        for count, (number, buffer, begin, end) in enumerate(records):
             if count >= self._limits.records:
                 raise ProfileFormatError("too_many_records", f"over {self._limits.records}")
             add = add_by_number.get(number)
             if add is not None:
                 if end - begin > self._limits.record_bytes:
                     raise ProfileFormatError("too_large", f"a record of {end - begin} bytes")
-                add(_CLASS[number].FromString(self._data[begin:end]))
+                add(_CLASS[number].FromString(buffer[begin:end]))
             elif number == string_table:
-                self._strings.append((begin, end))
+                self._add_string(buffer[begin : min(end, begin + self._limits.symbol_bytes)])
             elif number == duration:
-                self._duration_nanos = min(_varint(self._data, begin)[0], _INT64_MAX)
+                self._duration_nanos = min(_varint(buffer, begin)[0], _INT64_MAX)
+
+    def _add_string(self, text: bytes) -> None:
+        self._strings += text
+        self._string_ends.append(len(self._strings))
+        if len(self._strings) > self._limits.text_bytes:
+            raise ProfileFormatError("too_large", f"over {self._limits.text_bytes} bytes of text")
+
+    def _count_symbols(self, symbols: Sized) -> None:
+        if len(symbols) > self._limits.symbols:
+            raise ProfileFormatError("too_many_symbols", f"over {self._limits.symbols}")
 
     def _add_sample_type(self, message: Any) -> None:
+        self._count_symbols(self._sample_types)
         self._sample_types.append((message.type, message.unit))
 
     def _add_sample(self, message: Any) -> None:
@@ -176,7 +185,10 @@ class _Reader:
         if self._sample_count > self._limits.samples:
             raise ProfileFormatError("too_many_samples", f"over {self._limits.samples}")
         self._count_frames(len(message.location_id))
-        locations, values = tuple(message.location_id), list(message.value)
+        locations, values = array(_WORD, message.location_id).tobytes(), list(message.value)
+        self._value_count += len(values)
+        if self._value_count > _VALUES_OF_SAMPLE_AT_MOST * self._limits.samples:
+            raise ProfileFormatError("too_large", "too many values")
         known = self._samples.setdefault(locations, values)
         if known is not values:
             if len(known) != len(values):
@@ -185,11 +197,16 @@ class _Reader:
 
     def _add_mapping(self, message: Any) -> None:
         self._mappings[message.id] = message.filename
+        self._count_symbols(self._mappings)
 
     def _add_location(self, message: Any) -> None:
         self._count_frames(len(message.line))
-        lines = tuple((line.function_id, line.line) for line in message.line)
-        self._locations[message.id] = (message.mapping_id, lines)
+        packed = array(_WORD, (message.mapping_id,))
+        for line in message.line:
+            packed.append(line.function_id)
+            packed.append(max(0, line.line))
+        self._locations[message.id] = packed.tobytes()
+        self._count_symbols(self._locations)
 
     def _count_frames(self, count: int) -> None:
         self._frame_count += count
@@ -198,19 +215,21 @@ class _Reader:
 
     def _add_function(self, message: Any) -> None:
         self._functions[message.id] = (message.name, message.filename)
+        self._count_symbols(self._functions)
 
     def _build_stacks(self) -> tuple[tuple[ParsedSample, ...], int]:
         """Expand locations to frames and merge what became equal (other addresses, same lines)."""
         frames: dict[tuple[int, int], Frame] = {}
         expanded = {
-            number: self._expand(mapping, lines, frames)
-            for number, (mapping, lines) in self._locations.items()
+            number: self._expand(packed, frames) for number, packed in self._locations.items()
         }
+        self._locations.clear()
         hashes = {number: hash(chain) for number, chain in expanded.items()}
         merged: dict[int, list[int]] = {}
         stacks: dict[int, Stack] = {}
         truncated = 0
-        for locations, values in self._samples.items():
+        for packed, values in self._samples.items():
+            locations = array(_WORD, packed)
             key = hash(tuple([hashes[number] for number in locations]))
             known = merged.setdefault(key, values)
             if known is not values:
@@ -224,7 +243,7 @@ class _Reader:
         return tuple(samples), truncated
 
     def _join(
-        self, expanded: dict[int, tuple[Frame, ...]], locations: tuple[int, ...]
+        self, expanded: dict[int, tuple[Frame, ...]], locations: Iterable[int]
     ) -> tuple[Stack, bool]:
         """Chain the locations' frames up to the depth limit; tell whether some were left out."""
         stack: list[Frame] = []
@@ -234,22 +253,18 @@ class _Reader:
                 return tuple(stack[: self._limits.depth]), True
         return tuple(stack), False
 
-    def _expand(
-        self,
-        mapping: int,
-        lines: tuple[tuple[int, int], ...],
-        frames: dict[tuple[int, int], Frame],
-    ) -> tuple[Frame, ...]:
+    def _expand(self, packed: bytes, frames: dict[tuple[int, int], Frame]) -> tuple[Frame, ...]:
+        mapping, *lines = array(_WORD, packed)
         if not lines:
             return (self._unsymbolized(mapping),)
         chain = []
-        for function, line in lines:
+        for function, line in zip(lines[::2], lines[1::2], strict=True):
             frame = frames.get((function, line))
             if frame is None:
                 name, file = self._functions[function]
-                shown_line = line if 0 < line <= _INT64_MAX else 0
-                frame = Frame(self._text(name) or _UNKNOWN.function, self._text(file), shown_line)
+                frame = Frame(self._text(name) or _UNKNOWN.function, self._text(file), line)
                 frames[function, line] = frame
+                self._count_symbols(frames)
             chain.append(frame)
         return tuple(chain)
 
@@ -263,9 +278,12 @@ class _Reader:
         if known is None:
             if number < 0:
                 raise IndexError(f"string {number}")
-            begin, end = self._strings[number]
-            end = min(end, begin + self._limits.symbol_bytes)
-            known = self._decoded[number] = self._data[begin:end].decode("utf-8", "replace")
+            begin = self._string_ends[number - 1] if number else 0
+            text = self._strings[begin : self._string_ends[number]].decode("utf-8", "replace")
+            self._text_bytes += getsizeof(text)
+            if self._text_bytes > _DECODED_AT_MOST * self._limits.text_bytes:
+                raise ProfileFormatError("too_large", "too much text")
+            known = self._decoded[number] = text
         return known
 
 
@@ -276,28 +294,72 @@ def _bounded_sum(left: int, right: int) -> int:
     return total
 
 
-def _walk(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Give field number, begin and end of the content of each record of the top level."""
-    position, size = 0, len(data)
-    while position < size:
-        tag, position = _varint(data, position)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type == _BYTES:
-            length, begin = _varint(data, position)
-            position = begin + length
-        else:
-            begin = position
-            if wire_type == _VARINT:
-                position = _varint(data, position)[1]
-            elif wire_type == _FIXED64:
-                position += 8
-            elif wire_type == _FIXED32:
-                position += 4
-            else:
-                raise ProfileFormatError("malformed", f"wire type {wire_type}")
-        if position > size or number == 0:
-            raise ProfileFormatError("malformed", "a record reaches beyond the end")
-        yield number, begin, position
+def _chunks(data: bytes, limit: int) -> Iterator[bytes]:
+    """Give the plain bytes piece by piece: all of them are never in memory."""
+    if not data.startswith(_GZIP_MAGIC):
+        if len(data) > limit:
+            raise ProfileFormatError("too_large", f"over {limit} bytes")
+        for at in range(0, len(data), _CHUNK_BYTES):
+            yield data[at : at + _CHUNK_BYTES]
+        return
+    stream = zlib.decompressobj(_GZIP_WINDOW_BITS)
+    total = 0
+    for at in range(0, len(data), _CHUNK_BYTES):
+        rest = data[at : at + _CHUNK_BYTES]
+        while rest and not stream.eof:
+            try:
+                plain = stream.decompress(rest, _CHUNK_BYTES)
+            except zlib.error as error:
+                raise ProfileFormatError("malformed", str(error)) from error
+            total += len(plain)
+            if total > limit:
+                raise ProfileFormatError("too_large", f"over {limit} bytes decompressed")
+            yield plain
+            rest = stream.unconsumed_tail
+    if not stream.eof:
+        raise ProfileFormatError("malformed", "the compressed data is cut off")
+
+
+def _walk(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes, int, int]]:
+    """Give field number, and bytes, begin and end of the content of each top-level record."""
+    buffer, position = b"", 0
+    for chunk in chunks:
+        buffer, position = buffer[position:] + chunk, 0
+        while position < len(buffer):
+            try:
+                number, begin, end = _next_record(buffer, position)
+            except IndexError:
+                break  # the numbers before its content go on in the next chunk
+            if number == 0 or end - begin > _INT64_MAX // 2:
+                raise ProfileFormatError("malformed", "a record without a number or an end")
+            if end > len(buffer):
+                if end - begin > _STRING_BYTES:
+                    raise ProfileFormatError("too_large", f"a record of {end - begin} bytes")
+                break
+            yield number, buffer, begin, end
+            position = end
+    if position < len(buffer):
+        raise ProfileFormatError("malformed", "a record reaches beyond the end")
+
+
+def _next_record(buffer: bytes, position: int) -> tuple[int, int, int]:
+    """Give field number, begin and end of the record at a position.
+
+    Raises:
+        IndexError: The buffer ends before its content begins.
+    """
+    tag, begin = _varint(buffer, position)
+    wire_type = tag & 7
+    if wire_type == _BYTES:
+        length, begin = _varint(buffer, begin)
+        end = begin + length
+    elif wire_type == _VARINT:
+        end = _varint(buffer, begin)[1]
+    elif wire_type in _FIXED_BYTES:
+        end = begin + _FIXED_BYTES[wire_type]
+    else:
+        raise ProfileFormatError("malformed", f"wire type {wire_type}")
+    return tag >> 3, begin, end
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
