@@ -30,7 +30,7 @@ _MEMORY_BYTES = 1 << 30
 _NATIVE_MEMORY_BYTES = 4 << 30
 """Address space, which counts the files that it maps: all libraries of a target for --native."""
 _ALARM_SECONDS = 10
-_MEMORY_LOOK_SECONDS = 1.0
+_MEMORY_LOOK_SECONDS = 0.25
 _NANOS = 1_000_000_000
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG = 1
@@ -78,7 +78,8 @@ class Child:
         self._raw, self._said = work_dir / f"{name}.raw", work_dir / f"{name}.said"
         self._waited_nanos: dict[str, int] = {}
         self._memory_bytes = 0
-        self._memory_noted_at = 0.0
+        # py-spy has read the interpreter's symbols by the first look.
+        self._memory_noted_at = time.monotonic()
         self.target_cpu_nanos = process_cpu_nanos(window.process.key.pid) or 0
         with self._said.open("wb") as sink:
             self._process = subprocess.Popen(
@@ -157,7 +158,7 @@ class Child:
         return _take(self._raw)
 
     def _note_memory(self) -> None:
-        """Look at its memory, once a second: a look costs 50 µs.
+        """Look at its memory, a few times a second: a look costs 50 µs.
 
         ru_maxrss begins at that of the agent that it was forked from.
         """
