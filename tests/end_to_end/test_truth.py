@@ -17,7 +17,7 @@ from end_to_end.system import system, wait_until
 TARGETS = Path(__file__).parent.parent / "targets"
 EXPECTED = {"burn_sixty": 60, "burn_twenty_five": 25, "burn_ten": 10, "burn_five": 5}
 TOLERANCE_POINTS = 3.0
-SECONDS_PROFILED = 60
+SECONDS_PROFILED = 120.0
 
 
 def interpreters() -> dict[str, str]:
@@ -71,7 +71,7 @@ def pairs() -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.interpreters
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("versions", pairs(), ids="+".join)
 def test_shares_are_within_three_points_beside_a_sleeper(
     tmp_path: Path, versions: list[str]
@@ -93,7 +93,7 @@ def test_shares_are_within_three_points_beside_a_sleeper(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_shares_inside_a_pid_and_mount_namespace(tmp_path: Path) -> None:
     unshare = shutil.which("unshare")
     assert unshare, "unshare is missing: apt-get install util-linux"
@@ -118,7 +118,9 @@ def wait_for_cpu(running, services: list[str]) -> None:
         assert running.agent.process.poll() is None, running.agent.tail()
         return all(profiled_seconds(running, service) >= SECONDS_PROFILED for service in services)
 
-    wait_until(arrived, seconds=SECONDS_PROFILED + 90, what=f"60 s of profiles of {services}")
+    wait_until(
+        arrived, seconds=SECONDS_PROFILED + 180, what=f"two minutes of profiles of {services}"
+    )
 
 
 def profiled_seconds(running, service: str) -> float:
