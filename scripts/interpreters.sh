@@ -86,13 +86,13 @@ get() {
 # source_of SUITE PACKAGE DIRECTORY: as its authors released it; no patch of Debian's is asked for.
 source_of() {
     local suite="$1" package="$2" into="$3"
-    read_suite "$suite" || return 1
+    read_suite "$suite"
     mkdir -p "$work/source-$package" "$into"
     (cd "$work/source-$package" &&
         private_apt "$suite" apt-get source -qq --download-only "$package") \
         >"$work/$suite/log" 2>&1
     tar --extract --directory "$into" --strip-components=1 --no-same-owner \
-        --file "$(echo "$work/source-$package/"*.orig.tar.*)"
+        --file "$(echo "$work/source-$package/"*.orig.tar.[gx]z)"
 }
 
 # compile DIRECTORY TARGET CONFIGURE-OPTION...: what it says goes to a file, shown on a failure.
@@ -117,22 +117,23 @@ copy_library() {
 get_musl() {
     local from="$work/musl" root="$work/root-musl" library=usr/lib/python3.11
     [[ -x "$cache/musl-3.11/usr/bin/python3.11" ]] && return
-    command -v musl-gcc >/dev/null || apt_install gcc make musl-tools || return 1
+    command -v musl-gcc >/dev/null || apt_install gcc make musl-tools
     say "Compiling python3.11 with musl (some minutes) ..."
-    source_of bookworm python3.11 "$from" || return 1
+    source_of bookworm python3.11 "$from"
     # musl-gcc is the machine's own compiler, and answers with the machine's own triplet.
     printf '%s\n' '#!/bin/sh' \
         'case " $* " in *print-multiarch*) echo x86_64-linux-musl; exit;; esac' \
         'exec musl-gcc "$@"' >"$from/musl-cc"
     chmod +x "$from/musl-cc"
     # The modules that need other libraries are not built; that is no failure.
-    compile "$from" sharedmods --prefix=/usr CC="$from/musl-cc" || return 1
+    compile "$from" sharedmods --prefix=/usr CC="$from/musl-cc"
     mkdir -p "$root"/{usr/bin,usr/lib,proc,sys,dev,tmp,etc,work} "$root/$library/lib-dynload"
     ln -s usr/bin usr/lib "$root"
     strip -o "$root/usr/bin/python3.11" "$from/python"
     cp /usr/lib/x86_64-linux-musl/libc.so "$root/usr/lib/ld-musl-x86_64.so.1"
     copy_library "$from" "$root/$library"
     cp "$from"/build/lib.*/*.so "$root/$library/lib-dynload"
+    rm -rf "$cache/musl-3.11"
     mv "$root" "$cache/musl-3.11"
 }
 
@@ -140,13 +141,14 @@ get_musl() {
 get_free_threaded() {
     local from="$work/free-threaded" prefix="$work/prefix-free-threaded"
     [[ -x "$cache/free-threaded-3.13/bin/python3.13t" ]] && return
-    { command -v gcc && command -v make; } >/dev/null || apt_install gcc libc6-dev make || return 1
+    { command -v gcc && command -v make; } >/dev/null || apt_install gcc libc6-dev make
     say "Compiling python3.13 without a GIL (some minutes) ..."
-    source_of trixie python3.13 "$from" || return 1
-    compile "$from" python --prefix=/opt/interpreter --disable-gil || return 1
+    source_of trixie python3.13 "$from"
+    compile "$from" python --prefix=/opt/interpreter --disable-gil
     mkdir -p "$prefix/bin" "$prefix/lib/python3.13t/lib-dynload"
     strip -o "$prefix/bin/python3.13t" "$from/python"
     copy_library "$from" "$prefix/lib/python3.13t"
+    rm -rf "$cache/free-threaded-3.13"
     mv "$prefix" "$cache/free-threaded-3.13"
 }
 
@@ -165,11 +167,19 @@ missing=0
 for version in "${@:-3.14 3.15}"; do
     # shellcheck disable=SC2086 # without arguments it is a list
     for each in $version; do
-        case "$each" in
-            musl) get_musl || missing=1 ;;
-            free-threaded) get_free_threaded || missing=1 ;;
-            *) get "$each" || missing=1 ;;
-        esac
+        # Not beside || or in an if: there a failure would not end what fails.
+        set +e
+        (
+            set -e
+            case "$each" in
+                musl) get_musl ;;
+                free-threaded) get_free_threaded ;;
+                *) get "$each" ;;
+            esac
+        )
+        failed=$?
+        set -e
+        ((failed == 0)) || missing=1
     done
 done
 exit "$missing"

@@ -36,6 +36,7 @@ _PID_DIGITS = 10  # 4194304 is the largest pid (PID_MAX_LIMIT); 12 digits are a 
 _MEND = {
     "not_permitted": "run as root, or give py-spy the capability SYS_PTRACE",
     "process_ended": "it ended before a sample was taken",
+    "interpreter_files_gone": "its libpython was deleted or updated since it started: restart it",
     "free_threaded": "py-spy does not read free-threaded interpreters",
 }
 

@@ -25,6 +25,7 @@ _EXPLAINED = {
     "opted_out": 'its pod has the annotation flamewell.dev/profile: "false"',
     "dropped_by_relabelling": "a relabel_configs rule drops it",
     "process_ended": "it ended while it was looked at",
+    "interpreter_files_gone": "its libpython was deleted or updated since it started: restart it",
     "idle": "it uses so little CPU that a window would tell nothing",
     "over_budget": "a window would not fit into overhead_budget; its turn comes",
     "waits_for_budget": "a window would not fit into overhead_budget now; its turn comes",

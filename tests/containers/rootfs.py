@@ -28,12 +28,14 @@ class Interpreter:
         python: Its path inside.
         root: A whole root file system that holds it, or None: the machine's own /usr.
         prefix: A directory of the host to be bound at ``INSIDE``, or None.
+        library: Its standard library, bound into the prefix, or None: the prefix has one.
     """
 
     version: str
     python: str
     root: Path | None = None
     prefix: Path | None = None
+    library: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,21 @@ def interpreters() -> dict[str, Interpreter]:
     return dict(sorted(found.items(), key=lambda item: int(item[0].partition(".")[2])))
 
 
+def musl_interpreter() -> Interpreter | None:
+    """Give a CPython whose root file system has no other libc than musl, where it was made."""
+    root = cache() / "musl-3.11"
+    python = "/usr/bin/python3.11"
+    return Interpreter("3.11", python, root=root) if (root / python[1:]).exists() else None
+
+
+def free_threaded_interpreter() -> Interpreter | None:
+    """Give a CPython without a GIL, where it was made."""
+    prefix = cache() / "free-threaded-3.13"
+    if not (prefix / "bin/python3.13t").exists():
+        return None
+    return Interpreter("3.13", f"{INSIDE}/bin/python3.13t", prefix=prefix)
+
+
 def any_interpreter() -> Interpreter:
     """Give one that is on every machine: our own version where it is there, else the newest."""
     found = interpreters()
@@ -97,4 +114,6 @@ def build(directory: Path, interpreter: Interpreter) -> tuple[Path, list[Bind]]:
     binds.append(Bind(Path("/usr"), "/usr"))
     if interpreter.prefix is not None:
         binds.append(Bind(interpreter.prefix, INSIDE))
+    if interpreter.library is not None:
+        binds.append(Bind(interpreter.library, f"{INSIDE}/lib/{interpreter.library.name}"))
     return directory, binds

@@ -21,7 +21,6 @@ from typing import Any
 from containers.rootfs import INSIDE, Bind, Interpreter, build
 
 UID = 10001
-CPU_PERIOD_MICROS = 100_000
 _PARENT = "/flamewell-tests"
 
 
@@ -31,10 +30,12 @@ class Limits:
 
     Attributes:
         cores: CPU quota, in cores.
+        period_micros: Of the quota; the default is the kernel's and Kubernetes's.
         memory_bytes: At most.
     """
 
     cores: float = 0.5
+    period_micros: int = 100_000
     memory_bytes: int = 256 << 20
 
 
@@ -201,7 +202,7 @@ def oci_config(
             {"destination": bind.destination, "type": "bind", "source": str(bind.source),
              "options": options}
         )  # fmt: skip
-    quota = int(limits.cores * CPU_PERIOD_MICROS)
+    quota = int(limits.cores * limits.period_micros)
     return {
         "ociVersion": "1.0.2",
         "process": {
@@ -221,7 +222,7 @@ def oci_config(
             ],
             "cgroupsPath": cgroup,
             "resources": {
-                "cpu": {"quota": quota, "period": CPU_PERIOD_MICROS},
+                "cpu": {"quota": quota, "period": limits.period_micros},
                 "memory": {"limit": limits.memory_bytes},
             },
         },

@@ -126,6 +126,9 @@ class PySpy:
             return replace(result, failure="output_too_large", detail=f"over {len(raw)} characters")
         if use.exit_code != 0:
             failure, detail = pyspy_output.failure_reason(said)
+            if failure == "process_ended" and look(self._proc_root, child.window.process)[0]:
+                # py-spy says the same of a process that ended and of a library that was deleted.
+                failure = "interpreter_files_gone"
             if use.exit_code in {-signal.SIGKILL, -signal.SIGALRM}:
                 failure, detail = "sampler_hung", "it did not end when asked to"
                 if not child.interrupted:
