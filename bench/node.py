@@ -1,12 +1,13 @@
 """A full node under load: 100 Python processes and 5 Go servers, with the agent at several budgets.
 
-For each budget: a period without the agent, then with it (its CPU is read at each minute), then
-without it again. Told are the agent's CPU in its dearest minute, the targets' throughput against
-the periods around it, how often targets were found stopped, the agent's memory, the merged
-profile against what the targets counted themselves, and the coverage ledger against the list of
-processes. The same table with py-spy run naively, one recording a process, stands beside it.
+For each budget the agent runs for some minutes (its CPU is read at each of them), and is then
+stopped and continued in turn (SIGSTOP), so that the targets' throughput with and without it is
+compared in pairs. Told are the agent's CPU in its dearest minute, the median of the throughput
+ratios, how often targets were found stopped, the agent's memory, the merged profile against what
+the targets counted themselves, and the coverage ledger against the list of processes. The same
+table with py-spy run naively, one recording a process, stands beside it.
 
-Usage: python bench/node.py [--budgets 0.005 0.01 0.03] [--minutes 10] [--naive 19 100]
+Usage: python bench/node.py [--budgets 0.005 0.01 0.03] [--minutes 10] [--pairs 12] [--naive 19 100]
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import struct
 import subprocess
 import sys
@@ -46,14 +48,14 @@ SERVICES = 20
 THREADS = (1, 1, 2, 4, 8, 16, 32)
 DEPTHS = (10, 20, 40, 60, 80)
 METRICS = "127.0.0.1:14041"
+PAIR_SECONDS = 15.0
+"""A cycle of the agent."""
 
 
 @dataclass
 class Observed:
     """What was seen while something ran."""
 
-    seconds: float = 0.0
-    units_per_second: float = 0.0
     minute_cpu_ratios: list[float] = field(default_factory=list)
     rss_bytes: int = 0
     looks: int = 0
@@ -154,26 +156,21 @@ def rss_bytes(pid: int) -> int:
     return total
 
 
-def observe(node: Node, seconds: float, pid: int | None) -> Observed:
+def observe(node: Node, seconds: float, pid: int) -> Observed:
     """Watch the node, and a process with its children, for a while."""
     found = Observed()
     began = minute_began = time.monotonic()
-    units = node.units()
-    cpu = cpu_seconds(pid) if pid else 0.0
+    cpu = cpu_seconds(pid)
     while (now := time.monotonic()) < began + seconds:
         time.sleep(0.25)
         stopped = sum(state in "tT" for state in states(node.python_pids))
         found.looks += len(node.python_pids)
         found.stopped_looks += stopped
-        if pid is None:
-            continue
         found.rss_bytes = max(found.rss_bytes, rss_bytes(pid))
         if now >= minute_began + 60:
             used = cpu_seconds(pid)
             found.minute_cpu_ratios.append((used - cpu) / (now - minute_began) / CORES)
             cpu, minute_began = used, now
-    found.seconds = time.monotonic() - began
-    found.units_per_second = (node.units() - units) / found.seconds
     return found
 
 
@@ -189,7 +186,6 @@ def run_agent(
 ) -> dict[str, object]:
     """Measure one budget."""
     sink = Sink(folder / f"batches-{budget}")
-    before = observe(node, options.off_seconds, None)
     endpoints = [
         f"--go-endpoints=go-{at}=http://127.0.0.1:{16060 + at}"
         for at in range(len(node.go_counters))
@@ -201,22 +197,23 @@ def run_agent(
     ]  # fmt: skip
     log = folder / f"agent-{budget}.log"
     with log.open("wb") as stream:
-        agent = subprocess.Popen(command, stdout=stream, stderr=stream)
+        agent = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
     try:
         wait_for_cycle()
         first = node.truth()
-        during = observe(node, options.minutes * 60 + 1, agent.pid)
+        during = observe(node, options.minutes * 60 + 5, agent.pid)
         truth = node.truth() - first
         coverage, missing = check_coverage()
         metrics = read_metrics()
+        cells = cells_of_batches(sink.received())
+        pairs = paired_throughput(node, agent.pid, options.pairs)
     finally:
         agent.send_signal(signal.SIGTERM)
         agent.wait(60)
-    after = observe(node, options.off_seconds, None)
-    cells = cells_of_batches(sink.stop())
+        sink.stop()
     return {
         "run": f"flamewell {budget:.1%}",
-        **figures(before, during, after),
+        **figures(during, pairs),
         **accuracy(truth, cells),
         "native_or_unsampled_percent": round(100 * native_share(cells), 2),
         "paused_seconds_told": metrics.get("flamewell_agent_target_pause_seconds_total"),
@@ -232,40 +229,59 @@ def run_naive(
     """Measure one py-spy recording a process, as people run it by hand."""
     raw = folder / f"naive-{rate}"
     raw.mkdir()
-    before = observe(node, options.off_seconds, None)
     first = node.truth()
     py_spy = str(Path(sys.executable).parent / "py-spy")
     script = "exec 2>/dev/null; " + " ".join(
         f"{py_spy} record -r {rate} -d 100000 -f raw -o {raw}/{at} -p {pid} >/dev/null &"
         for at, pid in enumerate(node.python_pids)
     )
-    shell = subprocess.Popen(["/bin/sh", "-c", f"{script} wait"])
+    shell = subprocess.Popen(["/bin/sh", "-c", f"{script} wait"], start_new_session=True)
     try:
         time.sleep(5)
         during = observe(node, options.naive_seconds, shell.pid)
         truth = node.truth() - first
+        pairs = paired_throughput(node, shell.pid, options.naive_pairs)
     finally:
         for child in psutil.Process(shell.pid).children():
             child.send_signal(signal.SIGINT)
         shell.wait(300)
-    after = observe(node, options.off_seconds, None)
     cells = cells_of_raw_files(raw, lambda at: service_name(at % SERVICES))
     return {
         "run": f"py-spy {rate} Hz a process",
-        **figures(before, during, after),
+        **figures(during, pairs),
         **accuracy(truth, cells),
     }
 
 
-def figures(before: Observed, during: Observed, after: Observed) -> dict[str, object]:
+def paired_throughput(node: Node, leader: int, pairs: int) -> list[float]:
+    """Give the targets' throughput with a process group at work over that with it stopped."""
+    ratios = []
+    for _ in range(pairs):
+        working = units_per_second(node)
+        os.killpg(leader, signal.SIGSTOP)
+        try:
+            stopped = units_per_second(node)
+        finally:
+            os.killpg(leader, signal.SIGCONT)
+        ratios.append(working / stopped)
+    return ratios
+
+
+def units_per_second(node: Node) -> float:
+    began, units = time.monotonic(), node.units()
+    time.sleep(PAIR_SECONDS)
+    return (node.units() - units) / (time.monotonic() - began)
+
+
+def figures(during: Observed, pairs: list[float]) -> dict[str, object]:
     """Give what all runs have in common."""
-    around = (before.units_per_second + after.units_per_second) / 2
     minutes = during.minute_cpu_ratios
+    quartiles = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else pairs * 3
     return {
         "cpu_of_node_percent_max_minute": round(100 * max(minutes), 3) if minutes else None,
         "cpu_of_node_percent_minutes": [round(100 * each, 3) for each in minutes],
-        "throughput_ratio": round(during.units_per_second / around, 4),
-        "throughput_after_over_before": round(after.units_per_second / before.units_per_second, 4),
+        "throughput_ratio_quartiles": [round(each, 4) for each in quartiles],
+        "pairs": len(pairs),
         "stopped_percent_of_looks": round(100 * during.stopped_looks / during.looks, 4),
         "rss_mib_agent_and_children": round(during.rss_bytes / 2**20, 1),
     }
@@ -320,7 +336,8 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="*", default=[0.005, 0.01, 0.03])
     parser.add_argument("--naive", type=int, nargs="*", default=[19, 100], help="py-spy's rates")
     parser.add_argument("--minutes", type=int, default=10)
-    parser.add_argument("--off-seconds", type=float, default=60)
+    parser.add_argument("--pairs", type=int, default=12, help="of 15 s with, 15 s without")
+    parser.add_argument("--naive-pairs", type=int, default=4)
     parser.add_argument("--naive-seconds", type=float, default=125)
     parser.add_argument("--workers", type=int, default=100)
     parser.add_argument("--servers", type=int, default=5)

@@ -36,7 +36,9 @@ class Sink:
                 if not handler.path.endswith("/profiles"):  # the agent asks for orders as well
                     handler.send_error(404)
                     return
-                (folder / f"{len(list(folder.iterdir())):06d}").write_bytes(body)
+                coming = folder / "coming"
+                coming.write_bytes(body)
+                coming.rename(folder / f"{len(list(folder.iterdir())):06d}")
                 handler.send_response(200)
                 handler.send_header("Content-Length", "0")
                 handler.end_headers()
@@ -48,11 +50,14 @@ class Sink:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def stop(self) -> Iterable[bytes]:
-        """Stop, and give the batches."""
+    def stop(self) -> None:
+        """Take no more."""
         self._server.shutdown()
         self._server.server_close()
-        for path in sorted(self._folder.iterdir()):
+
+    def received(self) -> Iterable[bytes]:
+        """Give the batches that have come so far."""
+        for path in sorted(self._folder.glob("0*")):
             yield zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
 
 

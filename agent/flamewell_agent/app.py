@@ -43,6 +43,18 @@ _HAND_OVER_SECONDS = 1.0
 """At a reload the new parts go on with what waits."""
 _LET_GO_SECONDS = 3.0
 """A tracer that has to end takes about one."""
+_ORDER_OPTIONS = (
+    "collector_url",
+    "token_file",
+    "tls_ca_file",
+    "tls_insecure",
+    "tls_cert_file",
+    "tls_key_file",
+    "proxy_url",
+    "on_demand",
+    "tracing_captures",
+)
+"""What the serving of orders is made of."""
 _STALE_CYCLES, _STALE_AT_LEAST_SECONDS = 10, 120.0
 _STRETCH_AT_MOST = 4
 
@@ -58,10 +70,13 @@ def run_agent(config: AgentConfig, reread: Reread) -> None:
     """
     with contextlib.ExitStack() as held, Signals() as signals:
         lasting = _make_lasting(config, held)
+        held.callback(_stop_serving, lasting)
         agent: Agent | None = None
         while agent is None or not signals.stopping:
             with contextlib.ExitStack() as parts:
                 stages = _make_stages(config, lasting, parts, signals)
+                # Before the others: whoever is traced is let go first.
+                parts.callback(lambda: _stop_serving(lasting) if signals.stopping else None)
                 policy = make_policy(config, lasting.agent_id)
                 if agent is None:
                     agent = Agent(stages, policy, own_pid=os.getpid())
@@ -185,9 +200,23 @@ def stop_on_signals() -> Iterator[threading.Event]:
         yield signals.interrupt
 
 
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """The serving of on-demand orders, and the options that it was made of."""
+
+    options: tuple[object, ...]
+    orders: Orders
+    roster: Roster
+    captures: CaptureWindows
+
+
 @dataclass(slots=True)
 class _Lasting:
-    """What a reload leaves alone: open files and ports, what is known of the node."""
+    """What a reload leaves alone: open files and ports, what is known of the node.
+
+    Attributes:
+        serving: Of orders, where they are wanted; None before the first.
+    """
 
     metrics: AgentMetrics
     agent_id: str
@@ -197,6 +226,7 @@ class _Lasting:
     discovery: Discovery
     memory: MemoryReader
     pods: Pods
+    serving: _Serving | None = None
 
 
 def _make_lasting(config: AgentConfig, held: contextlib.ExitStack) -> _Lasting:
@@ -248,31 +278,44 @@ def _make_stages(
     go = make_go(config, identity, lasting.metrics)
     go.start()
     parts.callback(go.stop)
-    captures: Captures = NoOrders()
-    if config.on_demand:
-        roster = Roster(identity.subject)
-        orders = _make_orders(config, lasting, roster)
-        orders.start()
-        parts.callback(orders.stop, _LET_GO_SECONDS)
-        captures = CaptureWindows(orders, roster)
     return Stages(
         discovery=lasting.discovery,
         identity=identity,
         memory=lasting.memory,
         python=lasting.python,
         go=go,
-        captures=captures,
+        captures=_on_demand(config, lasting, identity),
         outbox=lasting.spool,
         metrics=lasting.metrics,
     )
 
 
-def _make_orders(config: AgentConfig, lasting: _Lasting, roster: Roster) -> Orders:
-    return Orders(
-        OrderClient(make_destination(config, "")),
-        roster.match,
-        lasting.tracers if config.tracing_captures else None,
-        node=config.node_name,
-        agent_id=lasting.agent_id,
-        count=lasting.metrics.add_capture,
-    )
+def _on_demand(config: AgentConfig, lasting: _Lasting, identity: Identity) -> Captures:
+    """Serve orders; those at work go on over a reload that leaves their options alone."""
+    options = tuple(getattr(config, name) for name in _ORDER_OPTIONS)
+    held = lasting.serving
+    if held is not None and held.options != options:
+        _stop_serving(lasting)
+        held = None
+    if held is None and config.on_demand:
+        roster = Roster(identity.subject)
+        orders = Orders(
+            OrderClient(make_destination(config, "")),
+            roster.match,
+            lasting.tracers if config.tracing_captures else None,
+            node=config.node_name,
+            agent_id=lasting.agent_id,
+            count=lasting.metrics.add_capture,
+        )
+        orders.start()
+        held = lasting.serving = _Serving(options, orders, roster, CaptureWindows(orders, roster))
+    if held is None:
+        return NoOrders()
+    held.roster.rename(identity.subject)
+    return held.captures
+
+
+def _stop_serving(lasting: _Lasting) -> None:
+    if lasting.serving is not None:
+        lasting.serving.orders.stop(_LET_GO_SECONDS)
+        lasting.serving = None

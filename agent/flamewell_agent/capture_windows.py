@@ -57,6 +57,10 @@ class Roster:
         self._subject_of = subject_of
         self._known: tuple[tuple[Process, Mapping[str, str]], ...] = ()
 
+    def rename(self, subject_of: Callable[[Process], Subject]) -> None:
+        """Name processes in another way from the next cycle on."""
+        self._subject_of = subject_of
+
     def update(self, processes: Sequence[Process]) -> None:
         """Take the processes of a cycle: those that nobody wants left alone."""
         self._known = tuple(

@@ -15,9 +15,14 @@ def ticks_since_boot() -> int:
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
+def cpu_clock_id(pid: int) -> int:
+    """Give the clock of a process's CPU time."""
+    return (~pid << 3) | _CPUCLOCK_SCHED
+
+
 def process_cpu_nanos(pid: int) -> int | None:
     """Give user and system CPU of all threads in ns; None where the process is gone."""
     try:
-        return time.clock_gettime_ns((~pid << 3) | _CPUCLOCK_SCHED)
+        return time.clock_gettime_ns(cpu_clock_id(pid))
     except OSError:
         return None

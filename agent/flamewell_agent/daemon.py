@@ -7,7 +7,6 @@ logged and counted here, and the cycle goes on with what the others gave.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 import time
@@ -42,11 +41,8 @@ FIRST_CYCLE_SECONDS = 8
 PRIMING_SECONDS = 1.0
 """Between the first two looks at the CPU clocks: without it nobody is known to be busy."""
 LOOK_SHARE, GO_SHARE = 0.25, 0.3
-"""Shares of the budget for closer looks at new processes, and for Go profiles where there are any;
-what they do not use is left to the windows."""
-STRETCH_ABOVE, RELAX_BELOW, STRETCH_AT_MOST = 0.5, 0.2, 4
-"""Where what the agent itself does takes this share of its budget, cycles get longer (they cost the
-same, whatever their length), down to this share shorter again."""
+"""Shares of the budget for closer looks at new processes, and of what the loop leaves of it for Go
+profiles where there are any; what they do not use is left to the windows."""
 _OWN_CPU_SMOOTHING = 0.3
 _FIRST_OWN_CPU_SECONDS = 0.05
 T = TypeVar("T")
@@ -85,6 +81,10 @@ class GoPuller(Protocol):
 
     def allow(self, cpu_seconds_per_second: float) -> None:
         """Say what its threads may use."""
+        ...
+
+    def cpu_seconds(self) -> float:
+        """Give what its threads have used so far."""
         ...
 
     def drain(self) -> list[Profile]:
@@ -175,9 +175,11 @@ class Agent:
         self._clock = ClockWatch()
         self._budget = governor.Budget(policy.overhead_budget, policy.cores)
         self._sampling = PythonSampling(
-            stages.identity.subject, stages.metrics, policy.rules, own_pid=own_pid, uniform=uniform
+            self._subject, stages.metrics, policy.rules, own_pid=own_pid, uniform=uniform
         )
         self._processes: Sequence[Process] = ()
+        self._subjects: dict[Process, Subject] = {}
+        self._go_cpu_seconds = self._go_cpu_per_second = 0.0
         self._own_cpu_per_second = _FIRST_OWN_CPU_SECONDS / policy.cycle_seconds
         self._stretch = 1
         self._primed = False
@@ -231,7 +233,9 @@ class Agent:
         self._stages = stages
         self._policy = policy
         self._budget.ratio = policy.overhead_budget
-        self._sampling.reconfigure(stages.identity.subject, policy.rules)
+        self._subjects = {}
+        self._go_cpu_seconds = 0.0
+        self._sampling.reconfigure(policy.rules)
         stages.metrics.set_budget(policy.overhead_budget, policy.memory_ceiling_bytes)
 
     def _prime(self) -> None:
@@ -263,8 +267,10 @@ class Agent:
         """Tell whom nobody wants left alone from those that are, before anything else is done."""
         self._stage("identity", lambda: self._stages.identity.meet(everybody))
         admitted, refused = [], []
+        # One name for a whole cycle, whatever is learned of the process meanwhile.
+        self._subjects = {}
         for process in everybody:
-            subject = self._stage("identity", lambda each=process: self._subject(each))  # type: ignore[misc]  # mypy can't infer a lambda with a default
+            subject = self._stage("identity", lambda each=process: self._name(each))  # type: ignore[misc]  # mypy can't infer a lambda with a default
             reason = "identity_failed" if subject is None else subject.refused
             if reason:
                 refused.append((process, reason))
@@ -272,11 +278,16 @@ class Agent:
                 admitted.append(process)
         return admitted, refused
 
+    def _name(self, process: Process) -> Subject:
+        subject = self._subjects[process] = self._stages.identity.subject(process)
+        return subject
+
     def _subject(self, process: Process) -> Subject:
-        return self._stages.identity.subject(process)
+        return self._subjects.get(process) or self._stages.identity.subject(process)
 
     def _hand_to_go(self, processes: Sequence[Process]) -> None:
-        self._stages.go.allow(self._policy.overhead_budget * self._policy.cores * GO_SHARE)
+        left = self._policy.overhead_budget * self._policy.cores - self._loop_cpu_per_second
+        self._stages.go.allow(max(0.0, left) * GO_SHARE)
         self._stages.go.observe(processes)
 
     def _read_memory(self, processes: Sequence[Process]) -> list[Profile]:
@@ -359,12 +370,20 @@ class Agent:
         )
         own = max(0.0, used - windows_cpu) / wall_seconds
         self._own_cpu_per_second += _OWN_CPU_SMOOTHING * (own - self._own_cpu_per_second)
+        go_before, self._go_cpu_seconds = self._go_cpu_seconds, self._stages.go.cpu_seconds()
+        go = max(0.0, self._go_cpu_seconds - go_before) / wall_seconds
+        self._go_cpu_per_second += _OWN_CPU_SMOOTHING * (go - self._go_cpu_per_second)
         budget = self._policy.overhead_budget * self._policy.cores
-        self._stretch = stretch(self._stretch, self._own_cpu_per_second / budget)
+        self._stretch = governor.stretch(self._stretch, self._loop_cpu_per_second / budget)
         minute, ten_minutes = governor.HORIZONS_SECONDS
         self._stages.metrics.set_overhead(
             self._budget.used_ratio(minute), self._budget.used_ratio(ten_minutes)
         )
+
+    @property
+    def _loop_cpu_per_second(self) -> float:
+        """What the agent itself uses without its Go pulls, which do not depend on cycles."""
+        return max(0.0, self._own_cpu_per_second - self._go_cpu_per_second)
 
     def _stage(self, name: str, work: Callable[[], T]) -> T | None:
         """Run a stage: its failure is logged, counted, and costs only what it would have given."""
@@ -374,15 +393,3 @@ class Agent:
             log.exception("the stage %s failed; the cycle goes on without it", name)
             self._stages.metrics.add_stage_failure(name)
             return None
-
-
-def stretch(factor: int, own_share: float) -> int:
-    """Give by how much cycles are longer than configured. Pure.
-
-    Args:
-        factor: At present.
-        own_share: What the agent's own work takes of the budget.
-    """
-    if own_share > STRETCH_ABOVE:
-        return min(STRETCH_AT_MOST, factor * 2)
-    return max(1, math.ceil(factor / 2)) if own_share < RELAX_BELOW else factor

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Runtime = Literal["cpython", "go", "other"]
 WindowKind = Literal["cpu", "wall"]
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessKey:
+class ProcessKey(NamedTuple):
     """A process for good: a pid alone is reused.
 
     Attributes:
@@ -46,6 +45,10 @@ class Process:
     cgroup: str = ""
     unreadable: str = ""
     parent_pid: int = 0
+
+    def __hash__(self) -> int:
+        """Hash what tells processes apart: the whole of it is dear, and is asked for often."""
+        return hash(self.key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -390,6 +390,7 @@ class Orders:
     def _say_goodbye(self) -> None:
         with self._shared.lock:
             unfinished = [key for key, work in self._shared.work.items() if not work.finished]
+        detail = "the agent stops or was reconfigured"
         for order_id in unfinished:
-            self._note(order_id, _Report("failed", "the agent stops", 0, "", time.monotonic()))
+            self._note(order_id, _Report("failed", detail, 0, "", time.monotonic()))
         self._send_reports()

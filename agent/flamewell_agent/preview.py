@@ -86,6 +86,9 @@ class _GoOnPaper:
     def allow(self, cpu_seconds_per_second: float) -> None:
         self._go.allow(cpu_seconds_per_second)
 
+    def cpu_seconds(self) -> float:
+        return self._go.cpu_seconds()
+
     def drain(self) -> list[Profile]:
         return []
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from flamewell_agent import governor, weighting
 from flamewell_agent.accounts import CpuAccounts, Untold
 from flamewell_agent.cpu_clock import process_cpu_nanos, ticks_since_boot
-from flamewell_agent.governor import Candidate, Decision, Experience
+from flamewell_agent.governor import Candidate, Decision, Experience, Ordered
 from flamewell_agent.metrics import AgentMetrics
 from flamewell_agent.model import (
     Process,
@@ -112,9 +112,9 @@ class PythonSampling:
         self._wanted: Mapping[ProcessKey, Wanted] = {}
         self._wall_told_at: dict[Resource, float] = {}
 
-    def reconfigure(self, subject_of: Callable[[Process], Subject], rules: Rules) -> None:
-        """Go on with other names and rules."""
-        self._subject_of, self.rules = subject_of, rules
+    def reconfigure(self, rules: Rules) -> None:
+        """Go on with other rules."""
+        self.rules = rules
 
     def shed(self) -> None:
         """Give memory back: what only makes extrapolated stacks better goes first."""
@@ -249,7 +249,7 @@ class PythonSampling:
             now=now,
             group=f"{subject.service_name}#{hash(subject.resource):x}",
             options=wanted.options if wanted else subject.options,
-            ordered_rate_hz=wanted.rate_hz if wanted else None,
+            ordered=Ordered(wanted.rate_hz, wanted.seconds) if wanted else None,
         )
 
     def _forget_services(self) -> None:

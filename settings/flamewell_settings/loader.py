@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -18,6 +19,8 @@ from flamewell_settings.option import OptionSpec, spec_of
 
 T = TypeVar("T")
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+_BYTE_UNITS = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+_SIZE = re.compile(r"(\d+) ?([KMGT]i)B?")
 
 
 class SettingsError(Exception):
@@ -43,9 +46,8 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     for each in fields(kind):
         spec = spec_of(each)
         flag = "--" + each.name.replace("_", "-")
-        text = (spec.help + _range_text(spec) + f" [default: {_text(each.default)}]").replace(
-            "%", "%%"
-        )
+        text = f"{spec.help}{_range_text(spec)} [default: {_text(each.default, spec.unit)}]"
+        text = text.replace("%", "%%")
         if isinstance(each.default, bool):
             parser.add_argument(
                 flag, action=argparse.BooleanOptionalAction, default=None, help=text
@@ -123,6 +125,8 @@ def _read_file(path: str | None) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot read the configuration file {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not valid UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from error
     if content is None:
@@ -138,7 +142,7 @@ def _parse(name: str, raw: Any, default: Any, spec: OptionSpec, source: str) -> 
     if spec.mappings:
         return _mappings(where, raw)
     try:
-        value = _convert(raw, default)
+        value = _convert(_without_unit(raw) if spec.unit == "bytes" else raw, default)
     except (TypeError, ValueError) as error:
         kind = "list of strings" if isinstance(default, tuple) else type(default).__name__
         allowed = _range_text(spec)
@@ -196,18 +200,31 @@ def _parse_bool(text: str) -> bool:
     raise ValueError
 
 
+def _without_unit(raw: Any) -> Any:
+    """Turn ``256MiB``, ``256Mi`` or ``256 MiB`` into a number of bytes; leave all else alone."""
+    found = _SIZE.fullmatch(raw.strip()) if isinstance(raw, str) else None
+    return int(found[1]) * _BYTE_UNITS[found[2] + "B"] if found else raw
+
+
 def _range_text(spec: OptionSpec) -> str:
-    unit = f" {spec.unit}" if spec.unit else ""
+    # A size brings its unit along.
+    unit = "" if spec.unit in {"", "bytes"} else f" {spec.unit}"
     if spec.choices:
         return f" (one of {', '.join(spec.choices)})"
     if spec.low is not None and spec.high is not None:
-        return f" ({spec.low:g} to {spec.high:g}{unit})"
+        return f" ({_text(spec.low, spec.unit)} to {_text(spec.high, spec.unit)}{unit})"
     if spec.low is not None:
-        return f" (at least {spec.low:g}{unit})"
+        return f" (at least {_text(spec.low, spec.unit)}{unit})"
     return f" ({spec.unit})" if spec.unit else ""
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, unit: str = "") -> str:
+    """Show a value as people would write it."""
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        for name, size in _BYTE_UNITS.items() if unit == "bytes" else ():
+            if value and value % size == 0:
+                return f"{int(value // size)}{name}"
+        return str(int(value)) if value == int(value) else str(value)
     return str(value) if value != "" else "none"

@@ -17,7 +17,7 @@ import pytest
 from agent.conftest import TARGETS
 from opentelemetry.proto.collector.profiles.v1development import profiles_service_pb2
 
-from flamewell_agent import daemon, procfs
+from flamewell_agent import daemon, governor, procfs
 from flamewell_agent.capture_windows import NoOrders
 from flamewell_agent.cpu_clock import process_cpu_nanos
 from flamewell_agent.daemon import Agent, Policy, Stages
@@ -50,6 +50,9 @@ class NoGo:
 
     def allow(self, cpu_seconds_per_second: float) -> None:
         pass
+
+    def cpu_seconds(self) -> float:
+        return 0.0
 
     def drain(self) -> list[Profile]:
         return []
@@ -405,4 +408,4 @@ def test_a_new_configuration_keeps_what_was_learned_and_not_told(burner):
     [(1, 0.6, 2), (2, 0.9, 4), (4, 0.9, 4), (4, 0.3, 4), (4, 0.1, 2), (2, 0.1, 1), (1, 0.1, 1)],
 )
 def test_cycles_get_longer_where_the_agent_itself_takes_the_budget(factor, own_share, expected):
-    assert daemon.stretch(factor, own_share) == expected
+    assert governor.stretch(factor, own_share) == expected

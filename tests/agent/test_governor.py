@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from agent.candidates import CORE, CYCLE, KNOWN, candidate, inputs, process, rates, reasons
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flamewell_agent.governor import Candidate, Cost, GroupHistory, PauseHistory, decide
+from flamewell_agent.governor import Candidate, Cost, GroupHistory, Ordered, PauseHistory, decide
 from flamewell_agent.governor.allotment import FORGET_CYCLES, PROBE_SECONDS, UNKNOWN_RATE_HZ
 from flamewell_agent.governor.decision import GIVEN_UP
 from flamewell_agent.metrics import AgentMetrics
@@ -33,8 +34,9 @@ anybody = st.fixed_dictionaries(
         "options": options,
         "wall_cost": costs,
         "pause": st.builds(PauseHistory, st.floats(0, 0.1), st.floats(0, 1), st.floats(0, 0.05)),
-        "ordered": st.sampled_from([False, False, False, True]),
-        "ordered_rate_hz": st.sampled_from([0, 19, 997]),
+        "ordered": st.sampled_from(
+            [None] * 5 + [Ordered(), Ordered(19), Ordered(997, 3), Ordered(0, 999)]
+        ),
     }
 )
 
@@ -246,17 +248,24 @@ def test_a_window_that_stops_its_target_keeps_to_what_is_left_of_the_pause_budge
 
 def test_orders_come_first_at_their_rate_or_say_what_would_fit():
     crowd = [candidate(pid, 0.9, cost=KNOWN, waited=50) for pid in range(20)]
-    wanted = candidate(99, 0.0, cost=KNOWN, ordered=True, ordered_rate_hz=97)
+    wanted = candidate(99, 0.0, cost=KNOWN, ordered=Ordered(97))
     assert rates(decide(inputs([*crowd, wanted], allowance=0.3)))[99] == 97
     refused = reasons(decide(inputs([*crowd, wanted], allowance=0.15)))[99]
     assert refused.startswith("over_budget: would cost ")
     assert refused.endswith("ask for 37 Hz or less")
 
 
+def test_an_order_gets_no_more_seconds_than_it_asked_for():
+    options = SamplingOptions(wall=True)
+    wanted = candidate(99, 0.5, cost=KNOWN, options=options, ordered=Ordered(19, 4))
+    decision = decide(inputs([replace(wanted, wall_cost=KNOWN)], allowance=9.0))
+    assert {(each.kind, each.seconds) for each in decision.windows} == {("cpu", 4), ("wall", 4)}
+    (whole,) = decide(inputs([candidate(1, 0.5, ordered=Ordered(19))], allowance=9.0)).windows
+    assert whole.seconds == inputs([], allowance=9.0).window_seconds
+
+
 def test_an_order_that_would_stop_its_target_too_long_is_refused():
-    order = candidate(
-        1, 1.0, options=SamplingOptions(native=True), ordered=True, ordered_rate_hz=47
-    )
+    order = candidate(1, 1.0, options=SamplingOptions(native=True), ordered=Ordered(47))
     decision = decide(inputs([order], allowance=9.0))
     assert reasons(decision)[1].startswith("over_pause_budget: would stop it for 3525 ms of 60 ms")
 

@@ -290,7 +290,7 @@ def test_an_agent_that_stops_says_so(collector: Collector) -> None:
         order_id = collector.create()
         wait_for(orders.take)
     shown = collector.capture(order_id)
-    assert (shown["state"], shown["detail"]) == ("failed", "the agent stops")
+    assert (shown["state"], shown["detail"]) == ("failed", "the agent stops or was reconfigured")
 
 
 def test_an_agent_hears_on_how_many_nodes_its_services_are(collector: Collector) -> None:

@@ -27,7 +27,7 @@ ENDLESS = str(TARGETS / "endless_names.py")
 
 def test_a_pid_that_is_another_process_by_now(spy, burning):
     order = window(burning(sys.executable, BURNER))
-    key = replace(order.process.key, start_ticks=order.process.key.start_ticks - 1)
+    key = order.process.key._replace(start_ticks=order.process.key.start_ticks - 1)
     result = one(spy, replace(order, process=replace(order.process, key=key)))
     assert result.failure == "pid_reused"
     assert result.cpu_seconds == 0

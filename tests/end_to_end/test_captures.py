@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -98,6 +99,28 @@ def test_a_capture_brings_samples_under_its_own_label(tmp_path: Path, burning: i
         assert (wall["state"], wall["samples"] > 0) == ("done", True), wall
         told = lines(running.url, "flamewell_collector_captures_total")
         assert any('kind="cpu"' in each and 'result="done"' in each for each in told), told
+
+
+@pytest.mark.slow
+def test_a_capture_goes_on_over_a_reload(tmp_path: Path, burning: int) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text("cycle_seconds: 1\noverhead_budget: 0.3\n")
+    with system(tmp_path) as running:
+        running.start_collector("--flush-seconds", "1", "--agent-poll-seconds", "1")
+        agent = running.start_agent("--config", str(file))
+        node = socket.gethostname()
+        capture = ask(
+            running, target={"node": node, "pid": burning}, kind="cpu", seconds=6, rate_hz=49
+        )
+        wait_until(
+            lambda: running.get(f"/api/v1/captures/{capture}")["state"] == "running",
+            what="a first window",
+        )
+        file.write_text("cycle_seconds: 1\noverhead_budget: 0.2\n")
+        agent.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "changed overhead_budget" in agent.tail(), what="the reload")
+        done = ended(running, capture)
+        assert done["state"] == "done", done
 
 
 @pytest.mark.slow

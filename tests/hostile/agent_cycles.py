@@ -25,6 +25,9 @@ class NoGo:
     def allow(self, cpu_seconds_per_second: float) -> None:
         pass
 
+    def cpu_seconds(self) -> float:
+        return 0.0
+
     def drain(self) -> list[Profile]:
         return []
 

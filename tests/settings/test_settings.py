@@ -23,6 +23,7 @@ class Sample:
     targets: tuple[str, ...] = option((), "static list")
     mode: str = option("text", "log format", choices=("text", "json"))
     token: str = option("", "a secret", secret=True)
+    room: int = option(64 << 20, "memory", unit="bytes", low=1 << 20, high=1 << 40)
     rules: tuple[Mapping[str, Any], ...] = option((), "what to do", mappings=True)
 
 
@@ -67,6 +68,8 @@ def test_the_file_may_be_named_by_the_environment(tmp_path):
         (["--workers", "0"], "workers .*at least 1"),
         (["--workers", "many"], "workers .*int is expected"),
         (["--mode", "xml"], "mode .*one of text, json"),
+        (["--room", "3Ki"], r"room .*1MiB to 1TiB\)"),
+        (["--room", "lots"], r"room .*int is expected \(1MiB to 1TiB\)"),
         (["--config", "/nonexistent/x.yaml"], "cannot read the configuration file"),
     ],
 )
@@ -81,6 +84,29 @@ def test_a_broken_file_is_a_clear_error(tmp_path, text):
     path.write_text(text)
     with pytest.raises(SettingsError, match=str(path)):
         loaded("--config", str(path))
+
+
+def test_a_file_that_is_no_text_is_a_clear_error(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"workers: \xff\xfe\n")
+    with pytest.raises(SettingsError, match="not valid UTF-8"):
+        loaded("--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("5242880", 5 << 20), ("64MiB", 64 << 20), ("64Mi", 64 << 20), ("2 GiB", 2 << 30)],
+)
+def test_a_size_may_have_a_unit(text, expected):
+    assert loaded("--room", text).settings.room == expected
+
+
+def test_the_help_shows_numbers_as_people_write_them():
+    parser = argparse.ArgumentParser(prog="x")
+    add_flags(parser, Sample)
+    text = " ".join(parser.format_help().split())
+    assert "memory (1MiB to 1TiB) [default: 64MiB]" in text
+    assert "(0.001 to 0.5 ratio) [default: 0.01]" in text
 
 
 def test_booleans_and_lists_from_every_source():

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from flamewell_agent.governor.budget import HORIZONS_SECONDS, Budget
+from flamewell_agent.governor.budget import HORIZONS_SECONDS, Budget, stretch
 from flamewell_agent.governor.costs import Cost, learn
 from flamewell_agent.governor.decision import decide
 from flamewell_agent.governor.experience import Experience
-from flamewell_agent.governor.inputs import Candidate, Decision, GroupHistory, Inputs
+from flamewell_agent.governor.inputs import Candidate, Decision, GroupHistory, Inputs, Ordered
 from flamewell_agent.governor.reactions import PauseHistory, Setback, reaction, set_back
 
 __all__ = [
@@ -21,10 +21,12 @@ __all__ = [
     "Experience",
     "GroupHistory",
     "Inputs",
+    "Ordered",
     "PauseHistory",
     "Setback",
     "decide",
     "learn",
     "reaction",
     "set_back",
+    "stretch",
 ]

@@ -6,6 +6,7 @@ whichever is less: a high-water mark, not the present use.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -17,6 +18,11 @@ HEADROOM_AT_LEAST, HEADROOM_AT_MOST = 0.4, 0.97
 FIRST_HEADROOM = 0.85
 """Share of an allowance that is given out as long as nothing is known of the errors."""
 _RECOVERY = 0.05
+STRETCH_ABOVE, RELAX_BELOW, STRETCH_AT_MOST = 0.3, 0.12, 4
+"""Where the loop itself takes this share of its budget, cycles get longer (they cost the same,
+whatever their length), down to this share shorter again. A span of a minute holds the cost of n + 1
+cycles that take a part of a minute each, so windows may use n / (n + 1) of the budget less the
+loop's share x: 0.80 - x of cycles of 15 s, 0.67 - x / 2 of 30 s, 0.50 - x / 4 of 60 s."""
 
 
 @dataclass(slots=True)
@@ -98,3 +104,15 @@ def adapt_headroom(headroom: float, *, reserved: float, used: float, share: floa
     if used > reserved:
         return max(HEADROOM_AT_LEAST, headroom / (1 + (used - reserved) / max(share, 1e-9)))
     return headroom + _RECOVERY * (HEADROOM_AT_MOST - headroom)
+
+
+def stretch(factor: int, own_share: float) -> int:
+    """Give by how much cycles are longer than configured. Pure.
+
+    Args:
+        factor: At present.
+        own_share: What the agent's own work takes of the budget.
+    """
+    if own_share > STRETCH_ABOVE:
+        return min(STRETCH_AT_MOST, factor * 2)
+    return max(1, math.ceil(factor / 2)) if own_share < RELAX_BELOW else factor

@@ -16,7 +16,7 @@ from flamewell_agent.governor.allotment import (
     raise_rates,
     rate_cap,
 )
-from flamewell_agent.governor.inputs import Candidate, Decision, Inputs
+from flamewell_agent.governor.inputs import Candidate, Decision, Inputs, Ordered
 from flamewell_agent.governor.opening import WALL_RATE_HZ, Openings
 from flamewell_agent.governor.siblings import Drawn, draw
 
@@ -71,18 +71,18 @@ def _sort_out(openings: Openings) -> tuple[list[Service], list[Candidate]]:
     """Answer orders, leave out who rests; gives the services that are busy, and who is idle."""
     groups: dict[str, list[Candidate]] = {}
     alone: list[list[Candidate]] = []
-    orders = []
+    orders: list[tuple[Candidate, Ordered]] = []
     for each in openings.inputs.candidates:
         if each.resting:
             openings.skip((each,), f"backing_off: {each.resting}")
-        elif each.ordered:
-            orders.append(each)
+        elif each.ordered is not None:
+            orders.append((each, each.ordered))
         elif each.group:
             groups.setdefault(each.group, []).append(each)
         else:
             alone.append([each])
-    for each in orders:
-        openings.open_ordered(each)
+    for each, ordered in orders:
+        openings.open_ordered(each, ordered)
     busy: list[Service] = []
     idle: list[Candidate] = []
     for members in [*groups.values(), *alone]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from flamewell_agent.governor.budget import FIRST_HEADROOM, adapt_headroom
 from flamewell_agent.governor.costs import Cost, cost_key, learn, learn_memory
-from flamewell_agent.governor.inputs import AS_USUAL, Candidate, Decision, GroupHistory
+from flamewell_agent.governor.inputs import AS_USUAL, Candidate, Decision, GroupHistory, Ordered
 from flamewell_agent.governor.reactions import (
     FIRST_PAUSE_SECONDS,
     PAUSE_SPANS_SECONDS,
@@ -75,7 +75,7 @@ class Experience:
         now: float,
         group: str = "",
         options: SamplingOptions = AS_USUAL,
-        ordered_rate_hz: int | None = None,
+        ordered: Ordered | None = None,
     ) -> Candidate:
         """Make a candidate of a process, with all that is known of it.
 
@@ -85,7 +85,7 @@ class Experience:
             now: When.
             group: Its service.
             options: What its owner asked for.
-            ordered_rate_hz: The rate that somebody asked for, 0: any; None where nobody did.
+            ordered: What somebody asked for.
         """
         program = (process.executable, process.cmdline, process.runtime_version)
         target = self._targets.get(process.key)
@@ -110,8 +110,7 @@ class Experience:
             options=options,
             wall_cost=target.costs.get(("wall", False)) or _of(known, ("wall", False)),
             pause=_pauses(target, now),
-            ordered=ordered_rate_hz is not None,
-            ordered_rate_hz=ordered_rate_hz or 0,
+            ordered=ordered,
         )
 
     def decided(self, candidates: Collection[Candidate], decision: Decision) -> None:

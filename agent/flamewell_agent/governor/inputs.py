@@ -28,6 +28,19 @@ class GroupHistory:
 
 
 @dataclass(frozen=True, slots=True)
+class Ordered:
+    """What somebody asked for of one process: it comes before all others.
+
+    Attributes:
+        rate_hz: At this rate or not at all; 0: at the highest that is allowed.
+        seconds: What is still to be covered; 0: the whole cycle.
+    """
+
+    rate_hz: int = 0
+    seconds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A process that could be sampled.
 
@@ -42,8 +55,7 @@ class Candidate:
         options: What its owner asked for.
         wall_cost: What its windows of kind ``wall`` cost.
         pause: For how long it was stopped.
-        ordered: Somebody asked for it: it comes before all others.
-        ordered_rate_hz: At this rate or not at all.
+        ordered: What somebody asked for, None where nobody did.
     """
 
     process: Process
@@ -56,8 +68,7 @@ class Candidate:
     options: SamplingOptions = AS_USUAL
     wall_cost: Cost | None = None
     pause: PauseHistory = NEVER_STOPPED
-    ordered: bool = False
-    ordered_rate_hz: int = 0
+    ordered: Ordered | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from flamewell_agent.governor.allotment import (
     rate_cap,
 )
 from flamewell_agent.governor.costs import Price, first_cost, price
-from flamewell_agent.governor.inputs import Candidate, Inputs, Skipped
+from flamewell_agent.governor.inputs import Candidate, Inputs, Ordered, Skipped
 from flamewell_agent.model import Process, ProcessKey, Window, WindowKind
 
 LEAST_LOOKS = 3
@@ -69,10 +69,11 @@ class Openings:
                 return
         self.skip((member,), self.why_not())
 
-    def open_ordered(self, member: Candidate) -> None:
+    def open_ordered(self, member: Candidate, ordered: Ordered) -> None:
         """Open the window that somebody asked for at its rate, or say why not."""
-        seconds = self.inputs.window_seconds
-        rate = member.ordered_rate_hz or highest_rate(rate_cap(member, self.inputs))
+        whole = self.inputs.window_seconds
+        seconds = min(whole, ordered.seconds or whole)
+        rate = ordered.rate_hz or highest_rate(rate_cap(member, self.inputs))
         cost = known_cost(member)
         guess = first_cost("cpu", native=member.options.native)
         paused = self._inside_pause_budget(member, rate, seconds)
@@ -91,7 +92,7 @@ class Openings:
         if self.purse.fits(found):
             self._open(member, "cpu", rate, seconds, found)
             if member.options.wall:
-                self.open_wall(member, rate)
+                self.open_wall(member, rate, whole=seconds)
             return
         reason = self.why_not()
         if reason == "over_budget":
@@ -102,14 +103,23 @@ class Openings:
             )
         self.skip((member,), reason)
 
-    def open_wall(self, member: Candidate, rate_hz: int, *, stands: bool = False) -> None:
-        """Open a wall-clock window where one fits, at a low rate before none."""
+    def open_wall(
+        self, member: Candidate, rate_hz: int, *, stands: bool = False, whole: int = 0
+    ) -> None:
+        """Open a wall-clock window where one fits, at a low rate before none.
+
+        Args:
+            member: On whom.
+            rate_hz: At most.
+            stands: For its siblings too.
+            whole: Its length in seconds, 0: that of the cycle.
+        """
         if member.options.native:
             # It would stop the target too, and its pauses could not be told from the other's.
             self._wall_reasons[member.process.key] = "not_with_native"
             return
         guess = first_cost("wall", native=False)
-        whole = self.inputs.window_seconds
+        whole = whole or self.inputs.window_seconds
         seconds = whole if member.wall_cost is not None else min(PROBE_SECONDS, whole)
         rates = {rate_hz, min(rate_hz, LOWEST_RATE_HZ), min(rate_hz, LEAST_LOOKS), 1}
         for rate in sorted(rates, reverse=True):

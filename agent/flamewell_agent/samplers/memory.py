@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -20,8 +21,8 @@ _DEPTH_AT_MOST = 32
 _CGROUPS_KNOWN_AT_MOST = 10_000
 _PAGES_AT_MOST = 1 << 40
 _DIGITS_AT_MOST = 20
-_REREAD_AFTER = 20
-"""Readings of a process after which its cgroup's limit is read again: limits seldom change."""
+_REREAD_SECONDS = 120.0
+"""After which a cgroup's limit is read again: limits seldom change."""
 
 
 class MemoryReader:
@@ -30,13 +31,17 @@ class MemoryReader:
     Args:
         proc_root: The node's /proc.
         cgroup_root: The node's /sys/fs/cgroup.
+        clock: Seconds that grow steadily.
     """
 
-    def __init__(self, proc_root: Path, cgroup_root: Path) -> None:
+    def __init__(
+        self, proc_root: Path, cgroup_root: Path, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._proc_root = proc_root
         self._cgroup_root = cgroup_root
+        self._clock = clock
         self._node_bytes = psutil.virtual_memory().total
-        self._limits: dict[str, tuple[int, int]] = {}
+        self._limits: dict[str, tuple[int, float]] = {}
 
     def read(self, process: Process) -> MemoryReading | None:
         """Read one process; None where it is gone or can't be read."""
@@ -56,12 +61,14 @@ class MemoryReader:
         )
 
     def _limit(self, cgroup: str) -> int:
-        limit, reads = self._limits.get(cgroup, (0, 0))
-        if reads % _REREAD_AFTER == 0:
-            limit = self._read_limit(cgroup)
+        known = self._limits.get(cgroup)
+        now = self._clock()
+        if known is not None and now < known[1] + _REREAD_SECONDS:
+            return known[0]
+        limit = self._read_limit(cgroup)
         if len(self._limits) >= _CGROUPS_KNOWN_AT_MOST:
             self._limits.clear()
-        self._limits[cgroup] = (limit, reads + 1)
+        self._limits[cgroup] = (limit, now)
         return limit
 
     def _read_limit(self, cgroup: str) -> int:

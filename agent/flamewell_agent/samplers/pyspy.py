@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from flamewell_agent.cpu_alarm import CpuAlarms
 from flamewell_agent.cpu_clock import process_cpu_nanos
 from flamewell_agent.errors import ProcessGoneError, ProcessUnreadableError
 from flamewell_agent.model import Process, Window, WindowResult
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = (0.02, 0.5)
 """How long at least and at most until deadlines, costs and ``stop`` are looked at again."""
+_ALARM = -1
+"""In place of a window's number, for what wakes when one has used what it may cost."""
 _THREADS_AT_MOST = 10_000
 """Of a wall-clock window, to bound what names that look like stacks can add."""
 _NATIVE_LOOK_SECONDS = 0.1
@@ -91,12 +94,17 @@ class PySpy:
         self, running: dict[int, Child], results: dict[int, WindowResult], stop: threading.Event
     ) -> None:
         """Wait until all children have ended, and take what they have."""
-        with selectors.DefaultSelector() as selector:
+        with selectors.DefaultSelector() as selector, CpuAlarms() as alarms:
+            selector.register(alarms.fd, selectors.EVENT_READ, _ALARM)
             for at, child in running.items():
                 selector.register(child.pidfd, selectors.EVENT_READ, at)
+                child.watch_by(alarms)
             while running:
                 for key, _ in selector.select(_patience(running.values())):
                     at = key.data
+                    if at == _ALARM:
+                        alarms.clear()
+                        continue
                     child = running.pop(at)
                     selector.unregister(child.pidfd)
                     results[at] = self._take(child)
@@ -176,14 +184,15 @@ def _replaced(before: Stat, now: Stat) -> bool:
 def _patience(running: Iterable[Child]) -> float:
     """Give how long to wait for a child before all are looked at again.
 
-    No child can use up what it may cost in less time than that: py-spy has one busy thread.
+    No child can use up what it may cost in less time than that: py-spy has one busy thread. Most
+    have an alarm instead.
     """
     now = time.monotonic()
     soonest, latest = _LOOK_SECONDS
     waits = [latest]
     for child in running:
         waits.append(child.interrupt_at - now)
-        if not child.interrupted:
+        if not child.interrupted and not child.has_alarm:
             waits.append(child.left_seconds())
         if child.window.native:
             waits.append(_NATIVE_LOOK_SECONDS)
@@ -198,7 +207,7 @@ def _enforce(running: Iterable[Child], *, stop_now: bool) -> None:
         if child.interrupted:
             if late:
                 child.end(now, overran=True)
-        elif late or child.left_seconds() < 0:
+        elif late or child.left_seconds() <= 0:
             child.end(now, overran=True)
         elif stop_now:
             child.end(now, overran=False)

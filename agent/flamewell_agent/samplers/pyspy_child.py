@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import resource
 import signal
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from flamewell_agent.cpu_alarm import CpuAlarms
 from flamewell_agent.cpu_clock import process_cpu_nanos
 from flamewell_agent.errors import ProcessGoneError
 from flamewell_agent.model import Window
@@ -74,7 +76,7 @@ class Child:
     ) -> None:
         self.window = window
         self.before = before
-        self.interrupted = self.overran = False
+        self.interrupted = self.overran = self.has_alarm = False
         self._raw, self._said = work_dir / f"{name}.raw", work_dir / f"{name}.said"
         self._waited_nanos: dict[str, int] = {}
         self._memory_bytes = 0
@@ -108,6 +110,14 @@ class Child:
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    def watch_by(self, alarms: CpuAlarms) -> None:
+        """Have it told when it has used what it may cost, where that can be."""
+        limit = self.window.cpu_limit_seconds
+        # How long a target was stopped is not in the child's CPU alone.
+        if math.isfinite(limit) and not self.window.native:
+            used = process_cpu_nanos(self.pid) or 0
+            self.has_alarm = alarms.arm(self.pid, int(limit * _NANOS) - used)
 
     def left_seconds(self) -> float:
         """Give for how long it may go on at its fastest before a limit; negative beyond one."""
