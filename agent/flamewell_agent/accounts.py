@@ -6,7 +6,7 @@ stacks: the sum over all profiles of a process is the CPU time that it used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from flamewell_agent.model import Process, ProcessKey
@@ -45,20 +45,31 @@ class CpuAccounts:
     def __init__(self, *, since_ticks: int) -> None:
         self._since_ticks = since_ticks
         self._accounts: dict[ProcessKey, _Account] = {}
+        self._passed_over: frozenset[ProcessKey] = frozenset()
         self._observed_at: float | None = None
 
-    def observe(self, readings: Iterable[tuple[Process, int]], now: float) -> list[Untold]:
+    def observe(
+        self,
+        readings: Iterable[tuple[Process, int]],
+        now: float,
+        *,
+        passed_over: Collection[ProcessKey] = (),
+    ) -> list[Untold]:
         """Take the CPU clocks of a scan; gives what processes that ended had not told.
 
         Args:
             readings: Python processes with their CPU time in ns.
             now: When.
+            passed_over: Others that were looked at: those nobody wants profiled, or that run no
+                Python. Where one is among the readings later, its time until then is not ours.
         """
         alive: dict[ProcessKey, _Account] = {}
         for process, nanos in readings:
             account = self._accounts.pop(process.key, None)
             if account is None:
-                older = process.key.start_ticks < self._since_ticks
+                older = (
+                    process.key.start_ticks < self._since_ticks or process.key in self._passed_over
+                )
                 told = nanos if older else 0
                 account = _Account(process, told, told, now, now)
                 # It is not older than the time since the last look.
@@ -79,6 +90,7 @@ class CpuAccounts:
             if each.seen_nanos > each.told_nanos
         ]
         self._accounts = alive
+        self._passed_over = frozenset(passed_over)
         self._observed_at = now
         return ended
 
@@ -103,11 +115,11 @@ class CpuAccounts:
         account.told_nanos, account.told_at = latest, now
         return untold
 
-    def overdue(self, now: float) -> list[Untold]:
+    def overdue(self, now: float, carry_seconds: float = CARRY_SECONDS) -> list[Untold]:
         """Give, and count as told, what has been carried for too long."""
         found = []
         for account in self._accounts.values():
-            if now - account.told_at >= CARRY_SECONDS:
+            if now - account.told_at >= carry_seconds:
                 untold = account.seen_nanos - account.told_nanos
                 if untold > 0:
                     found.append(Untold(account.process, untold, now - account.told_at))

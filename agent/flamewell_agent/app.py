@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,27 +19,30 @@ from flamewell_agent.capture_windows import CaptureWindows, NoOrders, Roster
 from flamewell_agent.captures import Tracers
 from flamewell_agent.collector_client import make_destination
 from flamewell_agent.config import AgentConfig, parse_go_endpoint
-from flamewell_agent.daemon import Agent, Captures, Policy, Stages
+from flamewell_agent.daemon import Agent
 from flamewell_agent.discovery import Discovery
 from flamewell_agent.errors import ConfigError
 from flamewell_agent.identity.kubernetes_setup import make_directory
 from flamewell_agent.identity.pods import NoPods, Pods
 from flamewell_agent.identity.resolver import Identity
-from flamewell_agent.metrics import AgentMetrics
+from flamewell_agent.metrics import AgentMetrics, agent_cpu_seconds
 from flamewell_agent.order_client import OrderClient
 from flamewell_agent.orders import Orders
 from flamewell_agent.reload import Reload
+from flamewell_agent.samplers.go_fetch import make_tls
 from flamewell_agent.samplers.gopprof import GoOptions, GoSampler
 from flamewell_agent.samplers.memory import MemoryReader
 from flamewell_agent.samplers.pyspy import PySpy, find_py_spy
 from flamewell_agent.sampling import Rules
 from flamewell_agent.shipper import Shipper
 from flamewell_agent.spool import Spool
+from flamewell_agent.stages import Captures, Policy, Stages
 from flamewell_agent.status_server import StatusServer
 
 _log = logging.getLogger(__name__)
-_FLUSH_SECONDS = 8.0
-"""Inside the 10 s that container runtimes and supervisors commonly give after SIGTERM."""
+_STOP_SECONDS = 9.0
+"""From SIGTERM on: inside the 10 s that container runtimes and supervisors commonly give."""
+_GO_SECONDS = 2.0
 _HAND_OVER_SECONDS = 1.0
 """At a reload the new parts go on with what waits."""
 _LET_GO_SECONDS = 3.0
@@ -79,7 +83,13 @@ def run_agent(config: AgentConfig, reread: Reread) -> None:
                 parts.callback(lambda: _stop_serving(lasting) if signals.stopping else None)
                 policy = make_policy(config, lasting.agent_id)
                 if agent is None:
-                    agent = Agent(stages, policy, own_pid=os.getpid())
+                    agent = Agent(
+                        stages,
+                        policy,
+                        own_pid=os.getpid(),
+                        # In this order: one that is reaped in between is told too late, not twice.
+                        cpu_seconds=lambda: agent_cpu_seconds() + lasting.python.cpu_seconds(),
+                    )
                     _log.info(
                         "flamewell-agent %s runs",
                         __version__,
@@ -87,14 +97,40 @@ def run_agent(config: AgentConfig, reread: Reread) -> None:
                     )
                 else:
                     agent.reconfigure(stages, policy)
-                agent.run(signals.interrupt)
-                if signals.stopping:
-                    _log.info("stopping: what waits is sent for up to %.0f s", _FLUSH_SECONDS)
-            if not signals.stopping:
-                signals.interrupt.clear()
-                reload = reread(config)
-                config = reload.config
-                lasting.metrics.add_config_reload(successful=not reload.error)
+                config = _run_until_changed(agent, config, lasting, signals, reread)
+                agent.finish(last=signals.stopping)
+
+
+def _run_until_changed(
+    agent: Agent, config: AgentConfig, lasting: _Lasting, signals: Signals, reread: Reread
+) -> AgentConfig:
+    """Run until the end, or until SIGHUP has brought options that can be used: gives those."""
+    while True:
+        agent.run(signals.interrupt)
+        signals.interrupt.clear()
+        if signals.stopping:
+            _log.info("stopping: what waits is sent for up to %.0f s", signals.left(_STOP_SECONDS))
+            return config
+        reload = reread(config)
+        problem = reload.error or _problem_of(reload.config)
+        lasting.metrics.add_config_reload(successful=not problem)
+        if not problem:
+            return reload.config
+
+
+def _problem_of(config: AgentConfig) -> str:
+    """Find out whether the files that options name can be used, before anything is let go."""
+    try:
+        make_tls(_path(config.go_tls_ca_file))
+    except OSError as error:
+        problem = f"go_tls_ca_file cannot be used: {error}"
+        _log.error("the configuration is wrong, the old one stays: %s", problem)
+        return problem
+    return ""
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def make_policy(config: AgentConfig, agent_id: str) -> Policy:
@@ -148,7 +184,7 @@ def _make_go(
             config.go_detect,
             config.go_cycle_seconds,
             config.go_cpu_share,
-            Path(config.go_tls_ca_file) if config.go_tls_ca_file else None,
+            _path(config.go_tls_ca_file),
             config.go_tls_insecure,
         ),
         subject_of=identity.subject,
@@ -170,6 +206,7 @@ class Signals:
     def __init__(self) -> None:
         self.interrupt = threading.Event()
         self.stopping = False
+        self._stopping_since = 0.0
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -184,7 +221,12 @@ class Signals:
         for number, handler in self._former.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # as signal.signal gave it
 
+    def left(self, seconds: float) -> float:
+        """Give what is left of so many seconds since the end was wanted; a little at least."""
+        return max(0.5, self._stopping_since + seconds - time.monotonic())
+
     def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self._stopping_since = time.monotonic()
         self.stopping = True
         self.interrupt.set()
         signal.signal(number, signal.SIG_DFL)
@@ -274,10 +316,15 @@ def _make_stages(
     identity = make_identity(config, lasting.pods)
     shipper = Shipper(lasting.spool, make_destination(config, config.ingest_path), lasting.metrics)
     shipper.start()
-    parts.callback(lambda: shipper.stop(_FLUSH_SECONDS if signals.stopping else _HAND_OVER_SECONDS))
+
+    def stop_sending() -> None:
+        stopping = signals.stopping
+        shipper.stop(signals.left(_STOP_SECONDS) if stopping else _HAND_OVER_SECONDS)
+
+    parts.callback(stop_sending)
     go = make_go(config, identity, lasting.metrics)
     go.start()
-    parts.callback(go.stop)
+    parts.callback(go.stop, _GO_SECONDS)
     return Stages(
         discovery=lasting.discovery,
         identity=identity,

@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flamewell_agent.governor import Decision
-from flamewell_agent.model import Process, ProcessKey, SamplingOptions, Subject, WindowResult
+from flamewell_agent.model import (
+    Process,
+    ProcessKey,
+    SamplingOptions,
+    Subject,
+    Wanted,
+    WindowResult,
+)
 from flamewell_agent.order_parse import Order, fits
-from flamewell_agent.sampling import Wanted
 
 PROCESSES_AT_MOST = 8
 """Of one order: the processes of a service have their stacks in common."""

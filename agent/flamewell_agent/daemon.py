@@ -6,20 +6,20 @@ logged and counted here, and the cycle goes on with what the others gave.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from flamewell_agent import governor, ledger, otlp
 from flamewell_agent.clock_watch import ClockWatch
-from flamewell_agent.discovery import Discovery
 from flamewell_agent.governor import Decision
-from flamewell_agent.metrics import AgentMetrics, agent_cpu_seconds, own_memory_bytes
+from flamewell_agent.metrics import agent_cpu_seconds, own_memory_bytes
 from flamewell_agent.model import (
+    NOT_LOOKED_AT,
     Batch,
     Coverage,
     MemoryReading,
@@ -28,11 +28,12 @@ from flamewell_agent.model import (
     Profile,
     Resource,
     Subject,
-    Window,
+    Wanted,
     WindowResult,
 )
-from flamewell_agent.samplers.memory import MemoryReader, memory_profiles
-from flamewell_agent.sampling import PythonSampling, Room, Rules, Wanted
+from flamewell_agent.samplers.memory import memory_profiles
+from flamewell_agent.sampling import PythonSampling, Room
+from flamewell_agent.stages import Policy, Stages
 
 log = logging.getLogger(__name__)
 
@@ -43,116 +44,10 @@ PRIMING_SECONDS = 1.0
 LOOK_SHARE, GO_SHARE = 0.25, 0.3
 """Shares of the budget for closer looks at new processes, and of what the loop leaves of it for Go
 profiles where there are any; what they do not use is left to the windows."""
+MARK_SECONDS = 2.0
 _OWN_CPU_SMOOTHING = 0.3
 _FIRST_OWN_CPU_SECONDS = 0.05
 T = TypeVar("T")
-
-
-class Naming(Protocol):
-    """Says who processes are."""
-
-    def subject(self, process: Process) -> Subject:
-        """Name one."""
-        ...
-
-    def meet(self, processes: Sequence[Process]) -> None:
-        """Take all processes there are, before one is named: workers are named by their parents."""
-        ...
-
-    def keep_only(self, processes: Sequence[Process]) -> None:
-        """Forget all others."""
-        ...
-
-
-class WindowRunner(Protocol):
-    """Samples Python processes."""
-
-    def run(self, windows: Sequence[Window], stop: threading.Event) -> list[WindowResult]:
-        """Run all windows at once."""
-        ...
-
-
-class GoPuller(Protocol):
-    """Pulls Go profiles in threads of its own."""
-
-    def observe(self, processes: Sequence[Process]) -> None:
-        """Take the processes of this cycle."""
-        ...
-
-    def allow(self, cpu_seconds_per_second: float) -> None:
-        """Say what its threads may use."""
-        ...
-
-    def cpu_seconds(self) -> float:
-        """Give what its threads have used so far."""
-        ...
-
-    def drain(self) -> list[Profile]:
-        """Give what has come in."""
-        ...
-
-    def coverage(self) -> list[Coverage]:
-        """Account for each Go process."""
-        ...
-
-
-class Captures(Protocol):
-    """What the collector asks for: on-demand captures, and a node's part of the samples."""
-
-    def wanted(self, processes: Sequence[Process]) -> Mapping[ProcessKey, Wanted]:
-        """Say what is wanted in this cycle."""
-        ...
-
-    def ran(self, decision: Decision, results: Sequence[WindowResult]) -> None:
-        """Take what became of it."""
-        ...
-
-    def service_nodes(self) -> Mapping[str, int]:
-        """Give on how many nodes services are sampled."""
-        ...
-
-
-class Outbox(Protocol):
-    """Where encoded batches wait to be shipped."""
-
-    def put(self, payload: bytes) -> bool:
-        """Store one."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """All parts of the agent, made and wired elsewhere."""
-
-    discovery: Discovery
-    identity: Naming
-    memory: MemoryReader
-    python: WindowRunner
-    go: GoPuller
-    captures: Captures
-    outbox: Outbox
-    metrics: AgentMetrics
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How the loop runs.
-
-    Attributes:
-        agent_id: Names this run of the agent; with a batch's number it names the batch for good.
-        cycle_seconds: Length of a cycle and of its windows.
-        overhead_budget: Share of the node's CPU for agent and children.
-        cores: Of the node.
-        memory_ceiling_bytes: For agent and children.
-        rules: For the sampling of Python.
-    """
-
-    agent_id: str
-    cycle_seconds: int
-    overhead_budget: float
-    cores: int
-    memory_ceiling_bytes: int
-    rules: Rules
 
 
 class Agent:
@@ -179,7 +74,7 @@ class Agent:
         )
         self._processes: Sequence[Process] = ()
         self._subjects: dict[Process, Subject] = {}
-        self._go_cpu_seconds = self._go_cpu_per_second = 0.0
+        self._go_cpu_seconds = self._go_cpu_per_second = self._cpu_at_cycle = 0.0
         self._own_cpu_per_second = _FIRST_OWN_CPU_SECONDS / policy.cycle_seconds
         self._stretch = 1
         self._primed = False
@@ -194,11 +89,13 @@ class Agent:
             self._stage("discovery", self._prime)
             stop.wait(PRIMING_SECONDS)
             # What the imports cost is not known to repeat: the budget counts from here.
-            self._budget.record(time.monotonic(), self._cpu_seconds())
+            self._cpu_at_cycle = self._cpu_seconds()
+            self._budget.record(time.monotonic(), self._cpu_at_cycle)
             seconds = min(FIRST_CYCLE_SECONDS, self._policy.cycle_seconds)
-        while not stop.is_set():
-            self.run_cycle(seconds, stop)
-            seconds = self._policy.cycle_seconds * self._stretch
+        with self._marks():
+            while not stop.is_set():
+                self.run_cycle(seconds, stop)
+                seconds = self._policy.cycle_seconds * self._stretch
 
     def run_cycle(self, seconds: int, stop: threading.Event) -> list[Coverage]:
         """Look, decide, sample, account, spool."""
@@ -209,7 +106,11 @@ class Agent:
         processes, refused = self._admit(everybody)
         self._stage("go", lambda: self._hand_to_go(processes))
         profiles = self._stage("memory", lambda: self._read_memory(processes)) or []
-        profiles += self._stage("accounts", lambda: sampling.observe(processes, began)) or []
+        left_alone = [process for process, _ in refused]
+        profiles += (
+            self._stage("accounts", lambda: sampling.observe(processes, began, refused=left_alone))
+            or []
+        )
         # After the accounts, which name processes that have ended: they can't be looked at again.
         self._stage("identity", lambda: stages.identity.keep_only(everybody))
         wanted = self._stage("captures", lambda: stages.captures.wanted(processes)) or {}
@@ -222,7 +123,9 @@ class Agent:
         profiles += self._stage("overdue", lambda: sampling.tell_overdue(time.monotonic())) or []
         profiles += self._stage("go", stages.go.drain) or []
         skipped = (*decision.skipped, *refused)
-        coverage = self._stage("ledger", lambda: self._cover(everybody, skipped, results)) or []
+        walls = decision.wall_skipped
+        coverage = self._stage("ledger", lambda: self._cover(everybody, skipped, walls, results))
+        coverage = coverage or []
         self._stage("spool", lambda: self._spool(profiles))
         stages.metrics.publish(coverage)
         self._stage("learn", lambda: self._learn(decision, results, time.monotonic() - began))
@@ -238,9 +141,40 @@ class Agent:
         self._sampling.reconfigure(policy.rules)
         stages.metrics.set_budget(policy.overhead_budget, policy.memory_ceiling_bytes)
 
+    def finish(self, *, last: bool) -> None:
+        """Spool what is still in hand, before the parts are let go.
+
+        Args:
+            last: The agent ends: CPU time that waits for a window is told without one.
+        """
+        self._stage("go", self._stages.go.stop)
+        profiles = self._stage("go", self._stages.go.drain) or []
+        if last:
+            now = time.monotonic()
+            profiles += self._stage("overdue", lambda: self._sampling.tell_overdue(now, 0.0)) or []
+        self._stage("spool", lambda: self._spool(profiles))
+
+    @contextlib.contextmanager
+    def _marks(self) -> Iterator[None]:
+        """Note what is used all the time, from a thread: the finer, the less is set aside twice."""
+        done = threading.Event()
+
+        def mark() -> None:
+            while not done.wait(MARK_SECONDS):
+                self._budget.record(time.monotonic(), self._cpu_seconds())
+
+        thread = threading.Thread(target=mark, name="budget-marks", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
     def _prime(self) -> None:
-        processes, _ = self._admit(self._scan(self._policy.cycle_seconds))
-        self._sampling.observe(processes, time.monotonic())
+        began = time.monotonic()
+        processes, refused = self._admit(self._scan(self._policy.cycle_seconds))
+        self._sampling.observe(processes, began, refused=[each for each, _ in refused])
 
     def _watch_clock(self) -> None:
         jump = self._clock.look()
@@ -270,6 +204,10 @@ class Agent:
         # One name for a whole cycle, whatever is learned of the process meanwhile.
         self._subjects = {}
         for process in everybody:
+            if process.unreadable == NOT_LOOKED_AT:
+                # To name it is to look at it, which did not fit into this cycle.
+                refused.append((process, NOT_LOOKED_AT))
+                continue
             subject = self._stage("identity", lambda each=process: self._name(each))  # type: ignore[misc]  # mypy can't infer a lambda with a default
             reason = "identity_failed" if subject is None else subject.refused
             if reason:
@@ -309,7 +247,9 @@ class Agent:
             self._sampling.shed()
         room = Room(
             seconds,
-            self._budget.allowance(seconds, self._own_cpu_per_second * seconds),
+            self._budget.allowance(
+                seconds, self._loop_cpu_per_second * seconds, self._go_cpu_per_second
+            ),
             max(0, ceiling - own_memory),
         )
         return self._sampling.decide(
@@ -330,6 +270,7 @@ class Agent:
         self,
         processes: Sequence[Process],
         skipped: Sequence[tuple[Process, str]],
+        wall_skipped: Sequence[tuple[Process, str]],
         results: Sequence[WindowResult],
     ) -> list[Coverage]:
         return ledger.account(
@@ -338,13 +279,12 @@ class Agent:
             skipped=skipped,
             go=self._stages.go.coverage(),
             service_of=self._service_name,
+            wall_skipped=wall_skipped,
         )
 
     def _service_name(self, process: Process) -> str:
-        try:
-            return self._subject(process).service_name
-        except Exception:  # noqa: BLE001 - told at the stage before; the ledger is whole all the same
-            return process.executable
+        subject = self._subjects.get(process)
+        return process.executable if subject is None else subject.service_name
 
     def _spool(self, profiles: Sequence[Profile]) -> None:
         if profiles:
@@ -357,10 +297,10 @@ class Agent:
     ) -> None:
         """Note what the cycle has cost, for the next decision and for the metrics."""
         now = time.monotonic()
+        before, self._cpu_at_cycle = self._cpu_at_cycle, self._cpu_seconds()
+        self._budget.record(now, self._cpu_at_cycle)
         self._sampling.learn(results, now)
-        before = self._budget.last_cpu_seconds
-        self._budget.record(now, self._cpu_seconds())
-        used = self._budget.last_cpu_seconds - before
+        used = self._cpu_at_cycle - before
         windows_cpu = sum(each.cpu_seconds for each in results)
         self._sampling.experience.adapt(
             reserved_cpu_seconds=decision.reserved_cpu_seconds

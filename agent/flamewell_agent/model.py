@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 Runtime = Literal["cpython", "go", "other"]
 WindowKind = Literal["cpu", "wall"]
+NOT_LOOKED_AT = "not_looked_at_yet"
+"""Coverage reason of a process that is known by its pid only so far: its turn comes."""
 
 
 class ProcessKey(NamedTuple):
@@ -81,6 +84,23 @@ class SamplingOptions:
     wall: bool = False
     native: bool = False
     threads: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an on-demand capture wants of a process.
+
+    Attributes:
+        capture_id: Label of what it brings.
+        rate_hz: At this rate, 0: any.
+        seconds: For how long.
+        options: In place of the owner's.
+    """
+
+    capture_id: str
+    rate_hz: int
+    seconds: int
+    options: SamplingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +180,11 @@ class MemoryReading:
     limit_bytes: int
 
 
+ATTACH_TOO_DEAR, INTERRUPTED = "attach_too_dear", "interrupted"
+"""Failures of a window that tell of what was expected of it, and of the agent's own end or reload,
+not of its target."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """An order to sample one process, as the governor decided.
@@ -174,6 +199,7 @@ class Window:
         native: With native frames: each look stops the target.
         threads: With the names of threads.
         pause_limit_seconds: It is ended early where it stopped its target for longer than this.
+        memory_limit_bytes: It is ended early where it has more than this resident.
         stands_for_siblings: Its stacks also tell of the processes of the same resource that have
             no window in this cycle.
     """
@@ -187,6 +213,7 @@ class Window:
     native: bool = False
     threads: bool = False
     pause_limit_seconds: float = math.inf
+    memory_limit_bytes: int = sys.maxsize
     stands_for_siblings: bool = False
 
 

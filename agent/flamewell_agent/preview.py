@@ -13,7 +13,7 @@ from pathlib import Path
 from flamewell_agent.app import make_agent_id, make_go, make_identity, make_policy
 from flamewell_agent.capture_windows import NoOrders
 from flamewell_agent.config import AgentConfig
-from flamewell_agent.daemon import Agent, Stages
+from flamewell_agent.daemon import Agent
 from flamewell_agent.discovery import Discovery
 from flamewell_agent.identity.kubernetes_setup import make_directory
 from flamewell_agent.identity.pods import NoPods, Pods
@@ -21,6 +21,7 @@ from flamewell_agent.metrics import AgentMetrics
 from flamewell_agent.model import Coverage, Frame, Process, Profile, Window, WindowResult
 from flamewell_agent.samplers.gopprof import GoSampler
 from flamewell_agent.samplers.memory import MemoryReader
+from flamewell_agent.stages import Stages
 
 _PODS_SECONDS = 5.0
 """How long the names of pods are waited for."""
@@ -49,7 +50,7 @@ def preview(config: AgentConfig) -> Sequence[Coverage]:
 def _pods(config: AgentConfig, held: contextlib.ExitStack) -> Pods:
     if config.kubernetes != "on":
         return NoPods()
-    directory = make_directory(config)
+    directory = make_directory(config, snapshot=False)
     directory.start()
     held.callback(directory.stop)
     deadline = time.monotonic() + _PODS_SECONDS
@@ -94,6 +95,9 @@ class _GoOnPaper:
 
     def coverage(self) -> list[Coverage]:
         return self._go.coverage()
+
+    def stop(self) -> None:
+        self._go.stop()
 
 
 class _Nowhere:

@@ -6,47 +6,34 @@ in which they stand here.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from flamewell_agent import governor, weighting
-from flamewell_agent.accounts import CpuAccounts, Untold
+from flamewell_agent.accounts import CARRY_SECONDS, CpuAccounts, Untold
 from flamewell_agent.cpu_clock import process_cpu_nanos, ticks_since_boot
 from flamewell_agent.governor import Candidate, Decision, Experience, Ordered
 from flamewell_agent.metrics import AgentMetrics
 from flamewell_agent.model import (
+    NOT_LOOKED_AT,
     Process,
     ProcessKey,
     Profile,
     Resource,
-    SamplingOptions,
     Subject,
+    Wanted,
     WindowResult,
 )
 from flamewell_agent.pictures import Pictures
+from flamewell_agent.wall_clocks import WallClocks
 from flamewell_wire.attributes import CAPTURE_LABEL
 
-WALL_CARRY_SECONDS = 60.0
-"""The longest time that the looks of a wall-clock window stand for."""
+log = logging.getLogger(__name__)
+
 _NANOS = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What an on-demand capture wants of a process.
-
-    Attributes:
-        capture_id: Label of what it brings.
-        rate_hz: At this rate, 0: any.
-        seconds: For how long.
-        options: In place of the owner's.
-    """
-
-    capture_id: str
-    rate_hz: int
-    seconds: int
-    options: SamplingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +97,7 @@ class PythonSampling:
         self._evidence: dict[Resource, weighting.Evidence] = {}
         self._members: dict[Resource, list[ProcessKey]] = {}
         self._wanted: Mapping[ProcessKey, Wanted] = {}
-        self._wall_told_at: dict[Resource, float] = {}
+        self._walls = WallClocks()
 
     def reconfigure(self, rules: Rules) -> None:
         """Go on with other rules."""
@@ -120,15 +107,26 @@ class PythonSampling:
         """Give memory back: what only makes extrapolated stacks better goes first."""
         self._pictures = Pictures()
 
-    def observe(self, processes: Sequence[Process], now: float) -> list[Profile]:
-        """Read the CPU clocks; gives what processes that have ended used and had not told."""
+    def observe(
+        self, processes: Sequence[Process], now: float, *, refused: Iterable[Process] = ()
+    ) -> list[Profile]:
+        """Read the CPU clocks; gives what processes that have ended used and had not told.
+
+        Args:
+            processes: All that may be profiled.
+            now: Monotonic seconds.
+            refused: Those that must be left alone.
+        """
         readings = []
+        passed_over = [each.key for each in refused if each.unreadable != NOT_LOOKED_AT]
         for process in processes:
             if process.runtime == "cpython":
                 nanos = process_cpu_nanos(process.key.pid)
                 if nanos is not None:
                     readings.append((process, nanos))
-        return self._untold(self._accounts.observe(readings, now))
+            elif process.unreadable != NOT_LOOKED_AT:
+                passed_over.append(process.key)
+        return self._untold(self._accounts.observe(readings, now, passed_over=passed_over))
 
     def decide(
         self,
@@ -182,44 +180,86 @@ class PythonSampling:
         self, results: Sequence[WindowResult], start_unix_nanos: int, now: float
     ) -> list[Profile]:
         """Make profiles of windows; one that tells nothing leaves its CPU time to the next."""
-        profiles: list[Profile] = []
         standing: dict[Resource, list[WindowResult]] = {}
         walls: dict[Resource, list[WindowResult]] = {}
+        work: list[Callable[[], list[Profile]]] = []
         for result in results:
             self._count(result)
             if result.failure:
                 continue
-            resource = self._resource(result)
-            if result.window.kind == "wall":
-                walls.setdefault(resource, []).append(result)
-                continue
-            evidence = weighting.add_evidence(self._evidence.get(resource), result)
-            self._evidence[resource] = evidence
-            if not weighting.can_be_told(result, evidence):
-                continue
-            self._pictures.add(resource, result.samples, evidence.python_share)
-            if result.window.stands_for_siblings:
-                standing.setdefault(resource, []).append(result)
+            if result.window.kind == "cpu":
+                work.append(partial(self._weigh_cpu, result, standing, start_unix_nanos, now))
+            elif result.window.process.key in self._wanted:
+                work.append(partial(self._captured_wall, result, start_unix_nanos))
             else:
-                key, nanos = result.window.process.key, result.target_clock_nanos
-                cpu_nanos = self._accounts.settle(key, nanos, now)
-                profiles += self._cpu_profiles(result, cpu_nanos, start_unix_nanos)
+                walls.setdefault(self._resource(result), []).append(result)
+        profiles = self._each_alone(work)
         certain = {
-            each.window.process.key for each in results if not each.window.stands_for_siblings
+            each.window.process.key
+            for each in results
+            if each.window.kind == "cpu" and not each.window.stands_for_siblings
         }
-        for resource, drawn in standing.items():
-            cpu_nanos = self._settle_together(resource, drawn, certain, now)
-            share, rest = divmod(cpu_nanos, len(drawn))
-            for at, result in enumerate(drawn):
-                own = share + rest if at == 0 else share
-                profiles += self._cpu_profiles(result, own, start_unix_nanos)
-        for resource, windows in walls.items():
-            profiles += self._wall_profiles(resource, windows, start_unix_nanos, now)
+        together: list[Callable[[], list[Profile]]] = [
+            partial(self._weigh_drawn, resource, drawn, certain, start_unix_nanos, now)
+            for resource, drawn in standing.items()
+        ]
+        together += [
+            partial(self._wall_profiles, resource, windows, start_unix_nanos, now)
+            for resource, windows in walls.items()
+        ]
+        return profiles + self._each_alone(together)
+
+    def _each_alone(self, work: Iterable[Callable[[], list[Profile]]]) -> list[Profile]:
+        """Make profiles; what goes wrong with one costs no other."""
+        profiles: list[Profile] = []
+        for make in work:
+            try:
+                profiles += make()
+            except Exception:
+                log.exception("a window could not be weighed")
+                self._metrics.add_stage_failure("weighting")
         return profiles
 
-    def tell_overdue(self, now: float) -> list[Profile]:
-        """Give what no window has told for too long."""
-        return self._untold(self._accounts.overdue(now))
+    def _weigh_cpu(
+        self,
+        result: WindowResult,
+        standing: dict[Resource, list[WindowResult]],
+        start_unix_nanos: int,
+        now: float,
+    ) -> list[Profile]:
+        """Weigh a window that stands for one process; note one that stands for others too."""
+        resource = self._resource(result)
+        evidence = weighting.add_evidence(self._evidence.get(resource), result)
+        self._evidence[resource] = evidence
+        if not weighting.can_be_told(result, evidence):
+            return []
+        self._pictures.add(resource, result.samples, evidence.python_share)
+        if result.window.stands_for_siblings:
+            standing.setdefault(resource, []).append(result)
+            return []
+        key, nanos = result.window.process.key, result.target_clock_nanos
+        cpu_nanos = self._accounts.settle(key, nanos, now)
+        return self._cpu_profiles(result, cpu_nanos, start_unix_nanos)
+
+    def _weigh_drawn(
+        self,
+        resource: Resource,
+        drawn: Sequence[WindowResult],
+        certain: set[ProcessKey],
+        start_unix_nanos: int,
+        now: float,
+    ) -> list[Profile]:
+        """Divide what a service's processes used among the windows that stand for them."""
+        share, rest = divmod(self._settle_together(resource, drawn, certain, now), len(drawn))
+        profiles: list[Profile] = []
+        for at, result in enumerate(drawn):
+            own = share + rest if at == 0 else share
+            profiles += self._cpu_profiles(result, own, start_unix_nanos)
+        return profiles
+
+    def tell_overdue(self, now: float, carry_seconds: float = CARRY_SECONDS) -> list[Profile]:
+        """Give what no window has told for so long."""
+        return self._untold(self._accounts.overdue(now, carry_seconds))
 
     def learn(self, results: Sequence[WindowResult], now: float) -> None:
         """Note what windows cost, and how their targets took it."""
@@ -254,9 +294,9 @@ class PythonSampling:
 
     def _forget_services(self) -> None:
         """Forget what was known of services that have no process any more."""
-        for known in (self._evidence, self._wall_told_at):
-            for resource in known.keys() - self._members.keys():
-                del known[resource]
+        for resource in self._evidence.keys() - self._members.keys():
+            del self._evidence[resource]
+        self._walls.keep_only(self._members)
 
     def _resource(self, result: WindowResult) -> Resource:
         return self._subject_of(result.window.process).resource
@@ -280,21 +320,24 @@ class PythonSampling:
         start_unix_nanos: int,
         now: float,
     ) -> list[Profile]:
-        """Let each window stand for its part of the service's processes, since the last time."""
-        told_at = self._wall_told_at.get(resource)
-        self._wall_told_at[resource] = now
         members = max(len(windows), len(self._members.get(resource, ())))
-        since_seconds = min(now - told_at, WALL_CARRY_SECONDS) if told_at is not None else 0.0
-        profiles = []
-        for result in windows:
-            seconds = max(since_seconds, result.wall_seconds)
-            profiles += weighting.wall_profiles(
-                result,
-                self._captured(result, resource),
-                wall_nanos=int(seconds * _NANOS * members / len(windows)),
-                start_unix_nanos=start_unix_nanos,
+        nanos = self._walls.stand_for(resource, windows, members, now)
+        return [
+            profile
+            for result, wall_nanos in zip(windows, nanos, strict=True)
+            for profile in weighting.wall_profiles(
+                result, resource, wall_nanos=wall_nanos, start_unix_nanos=start_unix_nanos
             )
-        return profiles
+        ]
+
+    def _captured_wall(self, result: WindowResult, start_unix_nanos: int) -> list[Profile]:
+        """A capture stands for its process and its own time alone."""
+        return weighting.wall_profiles(
+            result,
+            self._captured(result, self._resource(result)),
+            wall_nanos=int(result.wall_seconds * _NANOS),
+            start_unix_nanos=start_unix_nanos,
+        )
 
     def _captured(self, result: WindowResult, resource: Resource) -> Resource:
         wanted = self._wanted.get(result.window.process.key)

@@ -1,7 +1,7 @@
 """A node in simulation: a virtual clock, targets that cost what findings measured, no I/O.
 
 What a look costs: 0.13 ms, 0.006 ms a thread and 0.0165 ms a frame; with ``wall`` the frames of all
-threads. An attach takes 13 to 30 ms. Windows are cut by a runner that looks at them as the real one
+threads. An attach takes 13 to 30 ms where a target says nothing else. Windows are cut by a runner that looks at them as the real one
 does: the nearer the limit, the sooner, 20 ms at the least, and it may wait for a core.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flamewell_agent.governor import Budget, Decision, Experience, Inputs, decide
 from flamewell_agent.model import (
+    ATTACH_TOO_DEAR,
     Frame,
     Process,
     ProcessKey,
@@ -29,6 +30,7 @@ CORE = 1_000_000_000
 NODES = Path(__file__).parent / "nodes"
 CHILD_MEMORY_BYTES = 12 << 20
 _BIN_SECONDS = 1.0
+MARK_SECONDS = 2.0
 AS_USUAL = SamplingOptions()
 _STACK = (Frame("work"),)
 
@@ -47,6 +49,7 @@ class Target:
     options: SamplingOptions = AS_USUAL
     dearer: float = 1.0
     torn: bool = False
+    attach_seconds: float = 0.0
 
     @property
     def process(self) -> Process:
@@ -108,6 +111,7 @@ class SimulatedNode:
             )
             for each in alive
         ]
+        began, held = self.now, self._bins[int(self.now / _BIN_SECONDS)]
         own_expected = self.own_per_second * seconds
         decision = decide(
             Inputs(
@@ -130,6 +134,7 @@ class SimulatedNode:
         self.now += seconds + dice.uniform(0.02, 0.3)
         self._use(self.now - 0.1, 0.1, own / 2)
         windows_cpu = sum(each.cpu_seconds for each in results)
+        self._mark(began, self.used - held)
         self.used += windows_cpu + own
         self.budget.record(self.now, self.used)
         self.own_per_second += 0.3 * (own / seconds - self.own_per_second)
@@ -141,6 +146,15 @@ class SimulatedNode:
         )
         self._note(by_pid, decision, results)
         return decision
+
+    def _mark(self, began: float, used: float) -> None:
+        """Note what was used in between, as the agent does every other second."""
+        first, last = int(began / _BIN_SECONDS), int(self.now / _BIN_SECONDS)
+        step = int(MARK_SECONDS / _BIN_SECONDS)
+        for at in range(first, last):
+            used += self._bins[at]
+            if (at - first) % step == step - 1:
+                self.budget.record((at + 1) * _BIN_SECONDS, used)
 
     def worst_ratio(self, span_seconds: int) -> float:
         """Give the highest share of the budget in any span of that length, second by second."""
@@ -195,6 +209,7 @@ class SimulatedNode:
     def _run(self, target: Target, window: Window, began: float) -> WindowResult:
         dice = self.dice
         attach = dice.uniform(0.013, 0.030) * (5 if window.native else 1)
+        attach = target.attach_seconds or attach
         look = target.look_seconds(window.kind) * dice.lognormvariate(0.0, 0.15)
         if dice.random() < 0.02:
             look *= 3
@@ -207,6 +222,8 @@ class SimulatedNode:
         cpu = min(attach, ends) + burn * max(0.0, ends - attach)
         self._use(began, min(attach, ends), min(attach, ends))
         self._use(began + attach, ends - attach, cpu - attach)
+        if ends <= attach:
+            return WindowResult(window, cpu_seconds=cpu, wall_seconds=ends, failure=ATTACH_TOO_DEAR)
         looks = max(1, int(ends * window.rate_hz))
         held = sum(dice.random() < min(1.0, target.cores) for _ in range(looks))
         return WindowResult(

@@ -103,3 +103,21 @@ def test_whatever_happens_all_is_told_once(events):
     told += sum(each.cpu_nanos for each in book.observe([(YOUNG, clock)], now + 1))
     told += sum(each.cpu_nanos for each in book.observe([], now + 2))
     assert told == clock
+
+
+def test_what_a_process_used_while_nobody_wanted_it_profiled_is_not_told():
+    book = accounts()
+    book.observe([(YOUNG, SECOND)], 0.0)
+    assert book.settle(YOUNG.key, SECOND, 1.0) == SECOND
+    assert book.observe([], 15.0, passed_over=[YOUNG.key]) == []
+    book.observe([(YOUNG, 6 * 3600 * SECOND)], 30.0)
+    assert book.nanos_per_second(YOUNG.key) == 0
+    assert book.settle(YOUNG.key, 6 * 3600 * SECOND + 5, 31.0) == 5
+
+
+def test_one_that_could_not_be_looked_at_for_a_while_is_told_from_its_start():
+    book = accounts()
+    book.observe([], 0.0)
+    book.observe([], 15.0)
+    book.observe([(YOUNG, 3 * SECOND)], 30.0)
+    assert book.settle(YOUNG.key, 3 * SECOND, 31.0) == 3 * SECOND

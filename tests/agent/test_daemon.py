@@ -20,10 +20,11 @@ from opentelemetry.proto.collector.profiles.v1development import profiles_servic
 from flamewell_agent import daemon, governor, procfs
 from flamewell_agent.capture_windows import NoOrders
 from flamewell_agent.cpu_clock import process_cpu_nanos
-from flamewell_agent.daemon import Agent, Policy, Stages
+from flamewell_agent.daemon import Agent
 from flamewell_agent.discovery import Discovery
 from flamewell_agent.metrics import AgentMetrics
 from flamewell_agent.model import (
+    NOT_LOOKED_AT,
     Coverage,
     Frame,
     Process,
@@ -37,6 +38,7 @@ from flamewell_agent.procfs import read_stat
 from flamewell_agent.samplers.memory import MemoryReader
 from flamewell_agent.samplers.pyspy import PySpy, find_py_spy
 from flamewell_agent.sampling import Rules
+from flamewell_agent.stages import Policy, Stages
 from flamewell_wire.attributes import UNSAMPLED_FRAME
 from flamewell_wire.profile_types import CPU, PROCESS_ANON
 
@@ -45,6 +47,10 @@ STACK = (Frame("work", "w.py", 1),)
 
 
 class NoGo:
+    def __init__(self) -> None:
+        self.waiting: list[Profile] = []
+        self.running = True
+
     def observe(self, processes: Sequence[Process]) -> None:
         pass
 
@@ -54,8 +60,12 @@ class NoGo:
     def cpu_seconds(self) -> float:
         return 0.0
 
+    def stop(self) -> None:
+        self.running = False
+
     def drain(self) -> list[Profile]:
-        return []
+        drained, self.waiting = self.waiting, []
+        return drained
 
     def coverage(self) -> list[Coverage]:
         return []
@@ -73,8 +83,9 @@ class Names:
         if process.key.pid in self.broken:
             raise RuntimeError("no name")
         if process not in self.known:
-            environ = procfs.read_bytes(PROC, process.key.pid, "environ")
-            name = procfs.parse_environ(environ, "OTEL_SERVICE_NAME") or process.executable
+            environ = procfs.read_bytes(PROC, process.key.pid, "environ").decode().split("\0")
+            given = dict(each.partition("=")[::2] for each in environ)
+            name = given.get("OTEL_SERVICE_NAME") or process.executable
             refused = self.refused.get(process.key.pid, "")
             resource = Resource.of({"service.name": name})
             self.known[process] = Subject(resource, name, refused=refused)
@@ -409,3 +420,35 @@ def test_a_new_configuration_keeps_what_was_learned_and_not_told(burner):
 )
 def test_cycles_get_longer_where_the_agent_itself_takes_the_budget(factor, own_share, expected):
     assert governor.stretch(factor, own_share) == expected
+
+
+def test_at_the_end_all_cpu_time_and_what_go_has_brought_is_told(burner):
+    setting = Setting()
+    setting.python.failure = "never_attached"
+    pid = burner()
+    setting.discovery.only = {pid}
+    setting.agent._prime()
+    setting.cycle()
+    setting.cycle()
+    assert setting.cpu() == {}
+    profile = Profile(Resource.of({"service.name": "orders"}), CPU.id, 7, 0, 1, ((STACK, 5),))
+    setting.agent._stages.go.waiting.append(profile)
+    before = list(setting.told)
+    setting.agent.finish(last=False)
+    assert setting.told == [*before, profile]
+    assert not setting.agent._stages.go.running
+    setting.agent.finish(last=True)
+    told = {service: nanos for (service, _), nanos in setting.cpu().items()}
+    assert told["burner"] > 10**7
+
+
+def test_a_process_that_nobody_has_looked_at_yet_is_not_named(burner):
+    setting = Setting()
+    pid = burner()
+    setting.discovery.only = {pid}
+    (process,) = setting.discovery.scan()
+    waiting = replace(process, unreadable=NOT_LOOKED_AT)
+    setting.discovery.scan = lambda _looks=0.0: [waiting]
+    line = setting.cycle()[pid]
+    assert (line.state, line.reason) == ("skipped", NOT_LOOKED_AT)
+    assert setting.identity.known == {}

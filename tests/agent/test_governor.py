@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -64,7 +65,8 @@ def test_each_process_is_decided_once_and_all_limits_hold(  # noqa: PLR0917 - hy
             child_memory_bytes=12 << 20,
         )
     )
-    assert decision.predicted_cpu_seconds <= decision.reserved_cpu_seconds <= allowance + 1e-9
+    predicted = sum(each.predicted_cpu_seconds for each in decision.windows)
+    assert predicted <= decision.reserved_cpu_seconds <= allowance + 1e-9
     assert sum(each.cpu_limit_seconds for each in decision.windows) <= allowance + 1e-9
     assert len(decision.windows) <= max_windows
     assert len(decision.windows) * (12 << 20) <= memory
@@ -276,3 +278,24 @@ def test_what_was_given_up_is_told():
     shown = metrics.render().decode()
     assert 'flamewell_agent_given_up{what="over_budget"} 1.0' in shown
     assert 'flamewell_agent_given_up{what="rate_lowered"} 0.0' in shown
+
+
+def test_wall_clock_windows_go_to_all_processes_of_a_service_alike():
+    """Those that wait, which use no CPU at all, are what wall-clock profiles are for."""
+    wall = {"group": "shop", "options": SamplingOptions(wall=True), "wall_cost": KNOWN}
+    crowd = [candidate(1, 0.9, cost=KNOWN, **wall)]
+    crowd += [candidate(pid, 0.0, **wall) for pid in range(2, 11)]
+    drawn: Counter[int] = Counter()
+    for at in range(400):
+        decision = decide(inputs(crowd, allowance=9.0, phase=at / 400))
+        drawn.update(each.process.key.pid for each in decision.windows if each.kind == "wall")
+    assert sum(drawn.values()) == 3 * 400
+    assert set(drawn) == set(range(1, 11))
+    assert max(drawn.values()) - min(drawn.values()) <= 0.2 * 120
+
+
+def test_a_service_that_only_waits_gets_wall_clock_windows():
+    one = candidate(1, 0.0, options=SamplingOptions(wall=True), wall_cost=KNOWN)
+    decision = decide(inputs([one], allowance=9.0))
+    assert [each.kind for each in decision.windows] == ["wall"]
+    assert reasons(decision) == {1: "idle"}

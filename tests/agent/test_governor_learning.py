@@ -5,20 +5,24 @@ from __future__ import annotations
 import random
 
 import pytest
-from agent.candidates import CORE, CYCLE, inputs, process, result
+from agent.candidates import CORE, CYCLE, candidate, inputs, process, result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flamewell_agent.governor import Budget, Cost, Experience, decide, learn, reaction, set_back
 from flamewell_agent.governor.budget import HEADROOM_AT_MOST, adapt_headroom
 from flamewell_agent.governor.costs import (
     ATTACH_AT_LEAST,
     ATTACH_AT_MOST,
+    DEAR_ATTACH_AT_MOST,
     FIRST_COST,
     LAG_SECONDS,
+    learn_attach,
     learn_memory,
     price,
 )
 from flamewell_agent.governor.reactions import PauseHistory, learn_pause
-from flamewell_agent.model import SamplingOptions
+from flamewell_agent.model import ATTACH_TOO_DEAR, INTERRUPTED, SamplingOptions
 
 
 def test_a_dear_window_is_believed_at_once_a_cheap_one_slowly():
@@ -46,6 +50,49 @@ def test_an_attach_has_bounds_and_the_samples_take_the_rest():
     assert dear.attach_seconds == ATTACH_AT_MOST
     assert dear.of(1, 10) == pytest.approx(1.0)
     assert learn(None, result(0.0, 10)).attach_seconds >= ATTACH_AT_LEAST
+
+
+def test_an_attach_that_did_not_fit_is_given_more_until_it_does():
+    known, tries = None, 0
+    while (limit := price(known, FIRST_COST, 7, 3).limit) < 0.3:
+        known = learn_attach(known, result(limit, 0, failure=ATTACH_TOO_DEAR))
+        tries += 1
+    assert tries <= 3
+    for _ in range(20):
+        known = learn(known, result(0.3 + 0.0002 * 21, 21))
+    assert known.of(7, 3) == pytest.approx(0.3 + 0.0002 * 21, rel=0.05)
+    assert 0.2 < known.attach_seconds <= 0.45
+    assert learn_attach(None, result(9.0, 0)).attach_seconds == DEAR_ATTACH_AT_MOST
+
+
+def test_a_dear_attach_is_remembered_for_the_target_and_its_service():
+    experience = Experience()
+    known = experience.candidate(process(1), cpu_nanos_per_second=CORE, now=0.0, group="shop")
+    experience.decided([known], decide(inputs([known])))
+    experience.learn([result(0.08, 0, failure=ATTACH_TOO_DEAR)], 15.0)
+    after = experience.candidate(process(1), cpu_nanos_per_second=CORE, now=15.0, group="shop")
+    assert after.cost is not None
+    assert after.cost.attach_seconds == pytest.approx(0.12)
+    assert after.resting == ATTACH_TOO_DEAR
+    assert after.siblings is not None
+    assert after.siblings.cost == after.cost
+
+
+def test_what_the_agent_interrupted_itself_is_no_setback():
+    interrupted = result(0.01, 0, failure=INTERRUPTED)
+    assert reaction(None, interrupted) is None
+    before = set_back(None, "not_python")
+    assert reaction(before, interrupted) == before
+
+
+def test_a_window_is_given_a_limit_of_memory_inside_the_ceiling():
+    def limit(**more: int) -> int:
+        (window,) = decide(inputs([candidate(1, 0.5)], **more)).windows
+        return window.memory_limit_bytes
+
+    assert limit(child_memory_bytes=12 << 20) == 64 << 20
+    assert limit(child_memory_bytes=30 << 20) == 120 << 20
+    assert limit(child_memory_bytes=30 << 20, memory_left_bytes=50 << 20) == 50 << 20
 
 
 def test_a_window_can_use_no_more_than_a_core():
@@ -209,3 +256,41 @@ def test_pauses_are_forgotten_after_ten_minutes():
     )
     assert once(book, now=80.0, options=native)[0].pause.minute_seconds == 0.0
     assert once(book, now=620.0, options=native)[0].pause.ten_minutes_seconds == 0.0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 20), st.floats(0, 0.3)), min_size=1, max_size=60),
+    st.sampled_from([1.0, 15.0, 60.0, 300.0]),
+    st.floats(0, 0.2),
+    st.floats(0, 0.02),
+)
+def test_no_span_that_ends_within_a_cycle_holds_more_than_its_budget(
+    steps, cycle_seconds, own, per_second
+):
+    budget = Budget(0.01, 2)
+    now = used = 0.0
+    marks = [(0.0, 0.0)]
+    budget.record(now, used)
+    for seconds, more in steps:
+        now, used = now + seconds, used + more
+        budget.record(now, used)
+        marks.append((now, used))
+    allowed = budget.allowance(cycle_seconds, own, per_second)
+    if not allowed:
+        return
+    for at in range(41):
+        later = cycle_seconds * at / 40
+        for horizon in (60.0, 600.0):
+            # At the worst all that came after a mark came right after it.
+            known = [spent for time, spent in marks if time <= now + later - horizon] or [0.0]
+            inside = used - known[-1] if later < horizon else 0.0
+            total = inside + allowed + own + per_second * min(later, horizon)
+            assert total <= 0.02 * horizon + 1e-9
+
+
+def test_what_threads_use_evenly_is_not_set_aside_twice():
+    budget = Budget(0.005, 2)
+    for second in range(0, 121, 2):
+        # A minute's cycle: 0.1 at its start, then 2 ms a second.
+        budget.record(float(second), 0.1 * (1 + second // 60) + 0.002 * second)
+    assert budget.allowance(60, 0.1, 0.002) == pytest.approx(0.6 - 0.1 - 0.12 - 0.1, abs=0.005)

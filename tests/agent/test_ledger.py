@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flamewell_agent.ledger import account
 from flamewell_agent.model import Coverage, Frame, Process, ProcessKey, Window, WindowResult
 
@@ -57,3 +59,25 @@ def test_each_process_has_one_line_and_a_reason():
 def test_lines_of_processes_that_are_not_in_the_scan_are_left_out():
     gone = process(9)
     assert lines([], results=[result(gone)], skipped=[(gone, "idle")]) == {}
+
+
+def test_a_wall_clock_window_that_is_missing_or_failed_is_told():
+    both, alone, broken = process(1), process(2), process(3)
+    wall = Window(alone, 19, 15, 0.1, kind="wall")
+    found = account(
+        [both, alone, broken],
+        results=[
+            result(both, samples=(((Frame("f"),), 3),)),
+            WindowResult(wall),
+            WindowResult(replace(wall, process=broken), failure="not_permitted"),
+        ],
+        skipped=[(alone, "idle"), (broken, "idle")],
+        go=[],
+        service_of=lambda each: each.executable,
+        wall_skipped=[(both, "over_budget")],
+    )
+    assert [(each.state, each.reason, each.detail) for each in found] == [
+        ("sampled", "29hz", "no wall-clock window: over_budget"),
+        ("sampled", "wall_clock_only", ""),
+        ("skipped", "idle", "wall-clock window failed: not_permitted"),
+    ]

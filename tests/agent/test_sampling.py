@@ -13,10 +13,11 @@ from flamewell_agent.model import (
     Resource,
     SamplingOptions,
     Subject,
+    Wanted,
     Window,
     WindowResult,
 )
-from flamewell_agent.sampling import PythonSampling, Room, Rules, Wanted
+from flamewell_agent.sampling import PythonSampling, Room, Rules
 from flamewell_agent.weighting import UNSAMPLED_STACK
 from flamewell_wire.profile_types import CPU, WALL
 
@@ -241,3 +242,41 @@ def test_a_service_on_many_nodes_gets_its_part_of_the_samples_here(node):
         rates.append([window.rate_hz for window in decision.windows])
     assert rates[2][0] >= 61
     assert rates[3] == [7]
+
+
+def test_a_wall_clock_capture_stands_for_its_own_process_and_time_alone(node):
+    workers = [node.add(pid, "shop") for pid in (10, 11, 12)]
+    node.options = SamplingOptions(wall=True)
+    node.observe(workers, 0.0)
+    wanted = {workers[0].key: Wanted("o-1", 47, 15, SamplingOptions(wall=True))}
+    node.decide(workers, wanted=wanted)
+    looks = 15 * 97
+    node.weigh([node.result(workers[0], {A: looks}, kind="wall")], 300.0)
+    node.weigh([node.result(workers[0], {A: looks}, kind="wall")], 400.0)
+    amounts = [
+        value * profile.period / SECOND
+        for profile in node.told
+        if profile.type_id == WALL.id
+        for _, value in profile.samples
+    ]
+    assert amounts == [pytest.approx(15), pytest.approx(15)]
+
+
+def test_a_window_that_cannot_be_weighed_costs_no_other(node, monkeypatch):
+    one, other = node.add(10, "shop"), node.add(11, "mail")
+    node.observe([one, other], 0.0)
+    node.clocks.update({10: SECOND, 11: SECOND})
+    node.observe([one, other], 15.0)
+    node.decide([one, other])
+    broken, told = node.result(one, {A: 3}), node.result(other, {B: 3})
+    cpu_profiles = sampling.weighting.cpu_profiles
+
+    def choosy(result, *args, **fields):
+        if result is broken:
+            raise RuntimeError("a stack too much")
+        return cpu_profiles(result, *args, **fields)
+
+    monkeypatch.setattr(sampling.weighting, "cpu_profiles", choosy)
+    node.weigh([broken, told], 30.0)
+    assert node.cpu() == {("mail", "b"): SECOND}
+    assert b'stage_failures_total{stage="weighting"} 1.0' in node.metrics.render()

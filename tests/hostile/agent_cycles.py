@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from flamewell_agent.capture_windows import NoOrders
-from flamewell_agent.daemon import Agent, Policy, Stages
+from flamewell_agent.daemon import Agent
 from flamewell_agent.discovery import Discovery
 from flamewell_agent.identity.resolver import Identity
 from flamewell_agent.metrics import AgentMetrics
@@ -14,6 +14,7 @@ from flamewell_agent.model import Coverage, Process, Profile
 from flamewell_agent.samplers.memory import MemoryReader
 from flamewell_agent.samplers.pyspy import PySpy
 from flamewell_agent.sampling import Rules
+from flamewell_agent.stages import Policy, Stages
 
 PROC = Path("/proc")
 
@@ -27,6 +28,9 @@ class NoGo:
 
     def cpu_seconds(self) -> float:
         return 0.0
+
+    def stop(self) -> None:
+        pass
 
     def drain(self) -> list[Profile]:
         return []

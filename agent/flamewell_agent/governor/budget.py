@@ -6,8 +6,10 @@ whichever is less: a high-water mark, not the present use.
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections import deque
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 HORIZONS_SECONDS = (60.0, 600.0)
@@ -27,7 +29,7 @@ loop's share x: 0.80 - x of cycles of 15 s, 0.67 - x / 2 of 30 s, 0.50 - x / 4 o
 
 @dataclass(slots=True)
 class Budget:
-    """The ceiling, and what was used of it. Times are monotonic seconds.
+    """The ceiling, and what was used of it. Times are monotonic seconds; safe from two threads.
 
     Attributes:
         ratio: Share of the node's CPU.
@@ -36,57 +38,80 @@ class Budget:
 
     ratio: float
     cores: int
-    _marks: deque[tuple[float, float]] = field(default_factory=deque)
+    _times: list[float] = field(default_factory=list)
+    _used: list[float] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def record(self, now: float, cpu_seconds: float) -> None:
-        """Note the CPU that agent and children have used so far."""
-        self._marks.append((now, cpu_seconds))
-        while len(self._marks) > 1 and self._marks[1][0] <= now - HORIZONS_SECONDS[-1]:
-            self._marks.popleft()
+        """Note the CPU that agent and children have used so far: the more often, the better."""
+        with self._lock:
+            # Between the end of a child and its reaping a reading may be too low.
+            used = max(cpu_seconds, self._used[-1]) if self._used else cpu_seconds
+            self._times.append(now)
+            self._used.append(used)
+            old = bisect.bisect_right(self._times, now - HORIZONS_SECONDS[-1]) - 1
+            if old > 0:
+                del self._times[:old], self._used[:old]
 
     @property
     def last_cpu_seconds(self) -> float:
         """The CPU that was noted last."""
-        return self._marks[-1][1] if self._marks else 0.0
+        return self._used[-1] if self._used else 0.0
 
     def used_ratio(self, horizon_seconds: float) -> float:
         """Give the share of the node's CPU that was used over the last so many seconds.
 
         Of the first minute's seconds those before the start count as well: nothing was used.
         """
-        if len(self._marks) < 2:  # noqa: PLR2004 - two marks make a span
-            return 0.0
-        now, cpu = self._marks[-1]
-        at, earlier = self._mark_before(now - horizon_seconds)
-        return (cpu - earlier) / max(now - at, HORIZONS_SECONDS[0]) / self.cores
+        with self._lock:
+            if len(self._times) < 2:  # noqa: PLR2004 - two marks make a span
+                return 0.0
+            at = self._before(self._times[-1] - horizon_seconds)
+            used = self._used[-1] - self._used[at]
+            span = max(self._times[-1] - self._times[at], HORIZONS_SECONDS[0])
+        return used / span / self.cores
 
-    def allowance(self, cycle_seconds: float, own_cpu_seconds: float) -> float:
+    def allowance(
+        self, cycle_seconds: float, own_cpu_seconds: float, per_second: float = 0.0
+    ) -> float:
         """Give the CPU seconds that the windows of the coming cycle may use.
+
+        All of it, and what the loop itself uses, may be used right at the start of the cycle: a
+        span that ends there holds all that was used in the minute before. What ends later holds
+        less of that, as the marks tell, and more of what threads use evenly.
 
         Args:
             cycle_seconds: Its length.
-            own_cpu_seconds: What the agent itself will use in it.
+            own_cpu_seconds: What the loop itself will use in it.
+            per_second: CPU seconds a second that other threads of the agent will use.
         """
-        per_second = self.ratio * self.cores
-        left = BURST_CYCLES * per_second * cycle_seconds
-        if self._marks:
+        share = self.ratio * self.cores
+        left = BURST_CYCLES * share * cycle_seconds
+        with self._lock:
             # The minute before the start counts as quiet: the first windows, whose price is not
             # known, then fit in, and a page that is opened after the start has something to show.
-            now, cpu = self._marks[-1]
-            for horizon in HORIZONS_SECONDS:
-                # All of it may be used right at the start of the cycle: a span that ends there
-                # holds the whole of the last minute too, not only its later part.
-                earlier = self._mark_before(now - horizon)[1]
-                left = min(left, per_second * horizon - (cpu - earlier))
+            for horizon in HORIZONS_SECONDS if self._times else ():
+                for later, used in self._leaving(horizon, cycle_seconds):
+                    even = per_second * min(later, horizon)
+                    left = min(left, share * horizon - used - even)
         return max(0.0, left - own_cpu_seconds)
 
-    def _mark_before(self, moment: float) -> tuple[float, float]:
-        found = self._marks[0]
-        for mark in self._marks:
-            if mark[0] > moment:
-                break
-            found = mark
-        return found
+    def _leaving(self, horizon: float, cycle_seconds: float) -> Iterator[tuple[float, float]]:
+        """Give (seconds into the cycle, what was used before it and within the horizon then)."""
+        began = self._times[-1] - horizon
+        at = self._before(began)
+        later = 0.0
+        while later < cycle_seconds and at < len(self._times):
+            used = self._used[-1] - self._used[at]
+            at += 1
+            # Until the next mark leaves the span, all that came after this one is in it.
+            leaves = self._times[at] - began if at < len(self._times) else cycle_seconds
+            later = min(cycle_seconds, leaves)
+            yield later, used
+
+    def _before(self, moment: float) -> int:
+        """Give the last mark that is not later, or the first there is."""
+        return max(0, bisect.bisect_right(self._times, moment) - 1)
 
 
 def adapt_headroom(headroom: float, *, reserved: float, used: float, share: float) -> float:

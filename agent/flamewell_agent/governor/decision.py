@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from flamewell_agent.governor.allotment import (
     TURN_SECONDS,
+    WORKERS_AT_ONCE,
     Service,
     give_left_over,
     give_turns,
@@ -46,8 +47,7 @@ def decide(inputs: Inputs) -> Decision:
     order = order_of_turns(busy, inputs)
     give_turns(order, inputs, openings.purse)
     drawn = {each.rank: _draw(each, openings) for each in order if each.windows}
-    for rank, who in drawn.items():
-        _open_walls(order[rank], who, openings)
+    _open_walls(openings)
     lowered = raise_rates(order, inputs, openings.purse)
     give_left_over(order, openings.purse)
     for each in order:
@@ -106,13 +106,26 @@ def _draw(service: Service, openings: Openings) -> list[Drawn]:
     return found
 
 
-def _open_walls(service: Service, drawn: Iterable[Drawn], openings: Openings) -> None:
-    """Open the wall-clock windows that fit, before rates are raised."""
-    for each in drawn:
-        member = service.members[each.at]
-        if member.options.wall:
-            rate = highest_rate(min(WALL_RATE_HZ, rate_cap(member, openings.inputs)))
-            openings.open_wall(member, rate, stands=not each.certain)
+def _open_walls(openings: Openings) -> None:
+    """Open the wall-clock windows that fit, before rates are raised.
+
+    All processes of a service have the same chance, those without any CPU use among them: a
+    process that waits is what such windows are for.
+    """
+    inputs = openings.inputs
+    groups: dict[str, list[Candidate]] = {}
+    for each in inputs.candidates:
+        if each.options.wall and not each.resting and each.ordered is None:
+            groups.setdefault(each.group or f"#{each.process.key.pid}", []).append(each)
+    listed = list(groups.values())
+    first = int(inputs.phase * len(listed))
+    start = inputs.phase * 7_919 % 1.0  # its further digits: who is drawn and who is first differ
+    for members in listed[first:] + listed[:first]:
+        count = min(WORKERS_AT_ONCE, len(members))
+        for at in range(count):
+            member = members[int((at + start) * len(members) / count)]
+            rate = highest_rate(min(WALL_RATE_HZ, rate_cap(member, inputs)))
+            openings.open_wall(member, rate, stands=count < len(members))
 
 
 def _open_windows(service: Service, drawn: Iterable[Drawn], openings: Openings) -> None:

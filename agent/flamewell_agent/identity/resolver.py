@@ -132,14 +132,20 @@ class Identity:
         """Give what is known, unless it is time to look again."""
         with self._lock:
             known = self._known.get(process)
-            if known is None or known.revision != self._pods.revision or self._is_due(known):
+            if known is None or known.revision != self._pods.revision:
+                return None
+            if self._is_due(process, known):
                 return None
             return known if self._origin(process) in {known.origin, None} else None
 
-    def _is_due(self, known: _Known) -> bool:
+    def _is_due(self, process: Process, known: _Known) -> bool:
         waited = self._cycle - known.read_cycle
         more = known.reads <= len(_READ_AGAIN_AFTER) and not known.facts.published
-        return more and waited >= _READ_AGAIN_AFTER[known.reads - 1]
+        if not more:
+            return False
+        # All those of a start are not read again in the same cycle.
+        wanted = _READ_AGAIN_AFTER[known.reads - 1]
+        return waited >= wanted + process.key.pid % wanted
 
     def _ancestors(self, process: Process) -> list[Process]:
         """Give the processes of the same program and place that it comes from, nearest first."""
@@ -169,8 +175,10 @@ class Identity:
             before, cycle = self._known.get(process), self._cycle
             origin = self._origin(process)
             known_origin = self._known.get(origin) if origin else None
-        if before is None or self._is_due(before):
+        if before is None or self._is_due(process, before):
             facts = read_facts(self._proc_root, process.key)
+            if before and facts == Facts():
+                facts = before.facts  # it has ended, or may not be read any more
             reads, read_cycle = (before.reads if before else 0) + 1, cycle
         else:
             facts, reads, read_cycle = before.facts, before.reads, before.read_cycle
