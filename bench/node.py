@@ -310,7 +310,7 @@ def check_coverage() -> tuple[dict[str, int], list[str]]:
             process = psutil.Process(pid)
             age = time.time() - process.create_time()
             # Kernel threads have no command line; the agent's own children are not targets.
-            if process.cmdline() and age > 60 and process.name() != "py-spy":
+            if process.cmdline() and age > 150 and process.name() != "py-spy":
                 missing.append(process.name())
         except psutil.Error:
             continue

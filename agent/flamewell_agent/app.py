@@ -149,7 +149,10 @@ def make_policy(config: AgentConfig, agent_id: str) -> Policy:
 
 def make_agent_id(config: AgentConfig) -> str:
     """Name a run of the agent; each call names a new one."""
-    boot_id = (Path(config.proc_root) / "sys/kernel/random/boot_id").read_text(encoding="ascii")
+    try:
+        boot_id = (Path(config.proc_root) / "sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError as error:
+        raise ConfigError(f"proc_root is {config.proc_root}, which is no /proc: {error}") from error
     return otlp.make_agent_id(config.node_name, boot_id)
 
 

@@ -1,12 +1,14 @@
 """Finds every process of the node and tells what runs in it.
 
-A known process costs one read of its stat file a scan; everything else is looked at once.
+A known process costs one read of its stat file a scan; everything else is looked at once, or a few
+times where it may still load what tells.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Collection
@@ -16,29 +18,47 @@ from pathlib import Path
 import psutil
 
 from flamewell_agent import procfs
+from flamewell_agent.cpu_clock import ticks_since_boot
 from flamewell_agent.elf import Executable, Executables
-from flamewell_agent.errors import ProcessGoneError, ProcessUnreadableError
-from flamewell_agent.model import Process, ProcessKey, Runtime
+from flamewell_agent.errors import LookHungError, ProcessGoneError, ProcessUnreadableError
+from flamewell_agent.look_thread import LookThread
+from flamewell_agent.model import NOT_LOOKED_AT, Process, ProcessKey, Runtime
 
 log = logging.getLogger(__name__)
 
 _PYTHON_NAME = re.compile(r"python(?:[23](?:\.\d+)?)?(t|d)?(?:-[\w.]+)?$")
 _LIBRARY = re.compile(r"/libpython([23]\.\d+)(t?)[a-z]*\.so")
 _VERSIONED = re.compile(r"python([23]\.\d+)(t?)[a-z]*(?:/|$)")
-_YOUNG_SCANS = 3
-"""A process may load libpython soon after its start: a new one is looked at this often."""
-
-
-NOT_LOOKED_AT = "not_looked_at_yet"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_YOUNG_TICKS = 120 * _TICKS
+"""A process may load libpython some time after its start, whether the agent runs by then or not: as
+long as it is younger, it is looked at again each time its age has doubled."""
+_RETRY_TICKS, _RETRY_AT_MOST_TICKS = 5 * _TICKS, 600 * _TICKS
+"""After a look that failed, doubled each time."""
+_LOOK_FAILED, _LOOK_HUNG = "look_failed", "look_hung"
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A process, what its stat file said when it was looked at, and how often it was."""
+    """A process that was looked at, or is to be.
+
+    Attributes:
+        process: What was found.
+        stat: What its stat file said then.
+        looks: How often it was looked at.
+        again_ticks: When it is looked at again, in ticks since boot.
+    """
 
     process: Process
     stat: procfs.Stat
     looks: int
+    again_ticks: float = math.inf
+
+    @property
+    def hung_at(self) -> str:
+        """The executable that gave no answer, empty otherwise."""
+        word, _, path = self.process.unreadable.partition(": ")
+        return path if word == _LOOK_HUNG else ""
 
 
 class Discovery:
@@ -48,6 +68,8 @@ class Discovery:
         proc_root: The node's /proc.
         excluded: Gives the pids that are not looked at (the samplers' own children).
         thread_cpu_seconds: Clock for what looks cost.
+        ticks: Clock of which processes' start times are told.
+        looks: Makes those that may not end.
     """
 
     def __init__(
@@ -56,13 +78,16 @@ class Discovery:
         *,
         excluded: Callable[[], Collection[int]] = tuple,
         thread_cpu_seconds: Callable[[], float] = time.thread_time,
+        ticks: Callable[[], int] = ticks_since_boot,
+        looks: LookThread | None = None,
     ) -> None:
         self._proc_root = proc_root
         self._excluded = excluded
         self._cpu_seconds = thread_cpu_seconds
         self._executables = Executables()
         self._known: dict[ProcessKey, _Known] = {}
-        self._scans = 0
+        self._ticks = ticks
+        self._looks = looks or LookThread()
         psutil.PROCFS_PATH = str(proc_root)
 
     def scan(self, look_cpu_seconds: float = math.inf) -> list[Process]:
@@ -75,13 +100,13 @@ class Discovery:
         """
         stats = self._read_stats()
         found = {key: known for key in stats if (known := self._known.get(key)) is not None}
-        began = self._cpu_seconds()
+        began = self._spent()
         for key, stat in sorted(stats.items(), key=self._urgency):
             known = found.get(key)
-            if known is not None and not _look_again(known, stat):
+            if known is not None and not self._look_again(known, stat):
                 continue
             try:
-                if self._cpu_seconds() - began > look_cpu_seconds:
+                if self._spent() - began > look_cpu_seconds:
                     found[key] = known or _Known(_unknown(key, stat, NOT_LOOKED_AT), stat, 0)
                 else:
                     found[key] = self._look_closely(key, stat, known)
@@ -90,9 +115,10 @@ class Discovery:
             except Exception:
                 # One process that nobody thought of must not hide all the others.
                 log.exception("pid %d could not be looked at", key.pid)
-                found[key] = _Known(_unknown(key, stat, "look_failed"), stat, _YOUNG_SCANS)
+                failed = _unknown(key, stat, _LOOK_FAILED)
+                found[key] = self._note(failed, stat, known)
+        self._looks.rest()
         self._known = found
-        self._scans += 1
         return [each.process for each in found.values()]
 
     def _read_stats(self) -> dict[ProcessKey, procfs.Stat]:
@@ -123,8 +149,34 @@ class Discovery:
         # The pid may have become another's while its files were read, one by one.
         if procfs.read_stat(self._proc_root, key.pid).start_ticks != key.start_ticks:
             raise ProcessGoneError(f"process {key.pid} ended")
-        first = 1 if self._scans else _YOUNG_SCANS
-        return _Known(process, stat, known.looks + 1 if known and known.looks else first)
+        return self._note(process, stat, known)
+
+    def _note(self, process: Process, stat: procfs.Stat, known: _Known | None) -> _Known:
+        """Note what was found, and when to look again."""
+        looks = known.looks + 1 if known else 1
+        now = self._ticks()
+        age = max(0, now - stat.start_ticks)
+        again: float = math.inf
+        if process.unreadable.startswith(_LOOK_FAILED):
+            again = now + min(_RETRY_TICKS * 2.0 ** min(looks - 1, 10), _RETRY_AT_MOST_TICKS)
+        elif process.runtime == "other" and stat.state != "Z" and age < _YOUNG_TICKS:
+            again = now + age
+        return _Known(process, stat, looks, again)
+
+    def _spent(self) -> float:
+        """Give what looks have cost so far, CPU seconds."""
+        return self._cpu_seconds() + self._looks.cpu_seconds
+
+    def _look_again(self, known: _Known, stat: procfs.Stat) -> bool:
+        # An exec keeps the pid and the start time.
+        before = known.stat
+        if known.looks == 0 or (stat.comm, stat.stack_start) != (before.comm, before.stack_start):
+            return True
+        if stat.state == "Z":
+            return known.process.unreadable != "zombie"
+        if known.hung_at:
+            return self._looks.would_try(known.hung_at)
+        return self._ticks() >= known.again_ticks
 
     def _look(self, key: ProcessKey, stat: procfs.Stat) -> Process:
         """Look at a process closely.
@@ -151,35 +203,35 @@ class Discovery:
             # The name and the arguments may still tell that it is Python, which then shows in
             # the ledger as one that can't be read.
             return _guessed(process, str(error))
-        runtime, version, unreadable = classify(
-            process.executable, mapped, all_paths=maps, inspect=lambda: self._inspect(key.pid)
-        )
+        try:
+            runtime, version, unreadable = classify(
+                process.executable,
+                mapped,
+                all_paths=maps,
+                inspect=lambda: self._inspect(key.pid, path),
+            )
+        except LookHungError as error:
+            log.warning("pid %d is not looked at: %s", key.pid, error)
+            return replace(process, unreadable=f"{_LOOK_HUNG}: {path}")
+        except OSError as error:
+            return replace(process, unreadable=f"{_LOOK_FAILED}: {error.strerror}")
         return replace(process, runtime=runtime, runtime_version=version, unreadable=unreadable)
 
-    def _inspect(self, pid: int) -> Executable:
+    def _inspect(self, pid: int, path: str) -> Executable:
         # Through the magic link: it opens the very file, also when it is deleted or lives in
         # another mount namespace.
+        link = str(self._proc_root / str(pid) / "exe")
         try:
-            return self._executables.inspect(str(self._proc_root / str(pid) / "exe"))
+            return self._looks.run(path, lambda: self._executables.inspect(link))
         except (FileNotFoundError, ProcessLookupError):
             return Executable()
-        except OSError as error:
+        except PermissionError as error:
             log.debug("the executable of pid %d can't be read: %s", pid, error)
             return Executable()
 
 
 def _unknown(key: ProcessKey, stat: procfs.Stat, unreadable: str) -> Process:
     return Process(key, "other", "", stat.comm, (), unreadable=unreadable, parent_pid=stat.parent)
-
-
-def _look_again(known: _Known, stat: procfs.Stat) -> bool:
-    # An exec keeps the pid and the start time.
-    before = known.stat
-    if known.looks == 0 or (stat.comm, stat.stack_start) != (before.comm, before.stack_start):
-        return True
-    if stat.state == "Z":
-        return known.process.unreadable != "zombie"
-    return known.process.runtime == "other" and known.looks < _YOUNG_SCANS
 
 
 def classify(

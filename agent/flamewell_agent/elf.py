@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -45,10 +46,10 @@ class Executables:
         self._known: dict[tuple[int, int, int, int], Executable] = {}
 
     def inspect(self, path: str) -> Executable:
-        """Look at a file; one that can't be read or is no ELF file tells nothing.
+        """Look at a file; one that is no ELF file, or a damaged one, tells nothing.
 
         Raises:
-            OSError: It can't be opened.
+            OSError: It can't be opened or read: nothing is known of it, and nothing remembered.
         """
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         status = os.fstat(fd)
@@ -90,14 +91,22 @@ class _Bounded:
 
 
 def inspect_file(file: IO[bytes]) -> Executable:
-    """Look at an open ELF file; anything else, and a damaged one, tells nothing."""
+    """Look at an open ELF file; anything else, and a damaged one, tells nothing.
+
+    Raises:
+        OSError: It can't be read.
+    """
     try:
         elf = ELFFile(cast("IO[bytes]", _Bounded(file)))
         if elf.num_sections() > _SECTIONS_AT_MOST:
             return Executable()
         go_version = _go_version(elf)
         return Executable(python=not go_version and _has_python(elf), go_version=go_version)
-    except (ELFError, OSError, ValueError, LookupError, OverflowError, struct.error):
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place in the file that can't be
+            raise
+        return Executable()
+    except (ELFError, ValueError, LookupError, OverflowError, struct.error):
         return Executable()
 
 

@@ -3,9 +3,11 @@
 AgentError                      the agent or one of its commands cannot go on
 ├── ConfigError                 an option is wrong: exit code 2
 ├── StateError                  the state directory cannot be used, or another agent uses it
+├── UnreadableBatchError        the disk does not give a batch of the spool just now
 ├── SamplerError                py-spy is not there or does not run
 ├── ProcessGoneError            the process ended while it was looked at: expected, never logged
 ├── ProcessUnreadableError      /proc refuses: another user's process, hidepid, yama
+├── LookHungError               an executable does not answer: its file server is gone
 ├── OrderError                  a collector gave no usable answer to a poll for orders
 ├── EndpointError               a pprof endpoint did not answer as it should
 ├── KubernetesError             the Kubernetes API did not answer as it should
@@ -29,6 +31,18 @@ class StateError(AgentError):
     """The state directory cannot be used."""
 
 
+class UnreadableBatchError(AgentError):
+    """A batch of the spool cannot be read just now; nothing says that it is damaged.
+
+    Attributes:
+        sequence: Its place in the queue.
+    """
+
+    def __init__(self, sequence: int, detail: str) -> None:
+        super().__init__(detail)
+        self.sequence = sequence
+
+
 class SamplerError(AgentError):
     """A sampler cannot be started at all."""
 
@@ -39,6 +53,10 @@ class ProcessGoneError(AgentError):
 
 class ProcessUnreadableError(AgentError):
     """What /proc has on a process may not be read."""
+
+
+class LookHungError(AgentError):
+    """A look at a file did not end in time."""
 
 
 class _ReasonedError(AgentError):

@@ -129,8 +129,8 @@ class _Tables:
         self._strings: dict[str, int] = {"": 0}
         self._functions: dict[tuple[str, str], int] = {}
         self._locations: dict[Frame, int] = {}
-        # Samplers share frame objects between stacks; looking those up by identity saves hashing
-        # three fields for each frame of each stack. The batch keeps them alive meanwhile.
+        # Samplers share frame objects between the stacks of a window; looking those up by identity
+        # saves hashing three fields for each frame of each stack. The batch keeps them alive.
         self._location_of_object: dict[int, int] = {}
         self._stacks: dict[tuple[int, ...], int] = {(): 0}
         self._attributes: dict[tuple[str, str], int] = {}

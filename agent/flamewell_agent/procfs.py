@@ -132,15 +132,6 @@ def parse_cmdline(content: bytes) -> tuple[str, ...]:
     return tuple(text.split("\0", ARGUMENTS_AT_MOST)[:ARGUMENTS_AT_MOST]) if content else ()
 
 
-def parse_environ(content: bytes, name: str) -> str:
-    """Give one variable of /proc/PID/environ, empty where it is not set."""
-    start = f"{name}=".encode()
-    for entry in content.split(b"\0"):
-        if entry.startswith(start):
-            return entry[len(start) :].decode("utf-8", "replace")
-    return ""
-
-
 def parse_cgroup(content: bytes) -> str:
     """Give that path out of /proc/PID/cgroup that tells most.
 

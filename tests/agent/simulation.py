@@ -1,8 +1,9 @@
 """A node in simulation: a virtual clock, targets that cost what findings measured, no I/O.
 
 What a look costs: 0.13 ms, 0.006 ms a thread and 0.0165 ms a frame; with ``wall`` the frames of all
-threads. An attach takes 13 to 30 ms where a target says nothing else. Windows are cut by a runner that looks at them as the real one
-does: the nearer the limit, the sooner, 20 ms at the least, and it may wait for a core.
+threads. An attach takes 13 to 30 ms where a target says nothing else. Windows are cut by a runner
+that looks at them as the real one does: the nearer the limit, the sooner, 20 ms at the least, and
+it may wait for a core.
 """
 
 from __future__ import annotations

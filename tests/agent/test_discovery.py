@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 
 import psutil
@@ -15,10 +17,11 @@ import pytest
 from agent.conftest import INTERPRETERS, TARGETS
 
 from flamewell_agent import procfs
-from flamewell_agent.discovery import NOT_LOOKED_AT, Discovery, classify
-from flamewell_agent.elf import Executable
+from flamewell_agent.discovery import Discovery, classify
+from flamewell_agent.elf import Executable, Executables
 from flamewell_agent.errors import ProcessGoneError
-from flamewell_agent.model import Process
+from flamewell_agent.look_thread import LookThread
+from flamewell_agent.model import NOT_LOOKED_AT, Process
 
 SLEEPER = str(TARGETS / "sleeper.py")
 STATIC = [path for path in Path("/usr/bin").glob("python3.*") if path.name[8:].isdecimal()]
@@ -31,6 +34,12 @@ def _proc_is_restored(monkeypatch):
 
 def found(discovery: Discovery, pid: int) -> Process | None:
     return next((each for each in discovery.scan() if each.key.pid == pid), None)
+
+
+def seen(discovery: Discovery, pid: int) -> Process:
+    process = found(discovery, pid)
+    assert process is not None
+    return process
 
 
 def found_as(discovery: Discovery, pid: int, runtime: str) -> Process | None:
@@ -221,6 +230,78 @@ def test_processes_that_vanish_or_refuse_do_not_stop_the_scan(tmp_path):
     assert by_pid[12].runtime == "cpython"
     assert by_pid[12].unreadable.startswith("not_permitted: ")
     assert (by_pid[13].runtime, by_pid[13].executable) == ("other", "nginx")
+
+
+def _real(root: Path, pid: int, maps: bytes = b"") -> Path:
+    _fake(root, pid, cmdline=b"x\0", cgroup=b"0::/\n", maps=maps)
+    (root / str(pid) / "exe").symlink_to("/bin/true")
+    return root / str(pid)
+
+
+def test_what_loads_python_long_after_its_start_is_found(tmp_path):
+    """It was there at the first scan; the agent and the program started together."""
+    folder = _real(tmp_path, 10)
+    second = os.sysconf("SC_CLK_TCK")
+    now = 77 + 5 * second
+    discovery = Discovery(tmp_path, ticks=lambda: now)
+    assert seen(discovery, 10).runtime == "other"
+    (folder / "maps").write_bytes(b"1-2 r-xp 0 00:00 1 /usr/lib/libpython3.11.so.1.0\n")
+    now += 4 * second
+    assert seen(discovery, 10).runtime == "other"
+    now += second
+    assert seen(discovery, 10).runtime == "cpython"
+
+
+def test_what_is_old_is_looked_at_once(tmp_path):
+    folder = _real(tmp_path, 10)
+    now = 77 + 500 * os.sysconf("SC_CLK_TCK")
+    discovery = Discovery(tmp_path, ticks=lambda: now)
+    assert seen(discovery, 10).runtime == "other"
+    (folder / "maps").write_bytes(b"1-2 r-xp 0 00:00 1 /usr/lib/libpython3.11.so.1.0\n")
+    now += 10**9
+    assert seen(discovery, 10).runtime == "other"
+
+
+def test_an_executable_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
+    _real(tmp_path, 10)
+    answers = iter([OSError(errno.EMFILE, "Too many open files"), Executable(go_version="go1.25")])
+
+    def inspect(_self: object, _path: str) -> Executable:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Executables, "inspect", inspect)
+    now = 10**9
+    discovery = Discovery(tmp_path, ticks=lambda: now)
+    assert seen(discovery, 10).unreadable == "look_failed: Too many open files"
+    assert seen(discovery, 10).unreadable == "look_failed: Too many open files"
+    now += 5 * os.sysconf("SC_CLK_TCK")
+    process = seen(discovery, 10)
+    assert (process.runtime, process.unreadable) == ("go", "")
+
+
+def test_an_executable_on_a_dead_server_keeps_no_scan_waiting(tmp_path, monkeypatch, until):
+    _real(tmp_path, 10)
+    _real(tmp_path, 11)
+    (tmp_path / "11" / "exe").unlink()
+    (tmp_path / "11" / "exe").symlink_to("/bin/false")
+    server_is_back = threading.Event()
+
+    def inspect(_self: object, path: str) -> Executable:
+        if path.endswith("/10/exe"):
+            server_is_back.wait()
+        return Executable(go_version="go1.25")
+
+    monkeypatch.setattr(Executables, "inspect", inspect)
+    discovery = Discovery(tmp_path, looks=LookThread(0.1))
+    for _ in range(2):
+        by_pid = {each.key.pid: each for each in discovery.scan()}
+        assert by_pid[10].unreadable == "look_hung: /bin/true"
+        assert by_pid[11].runtime == "go"
+    server_is_back.set()
+    until(lambda: found_as(discovery, 10, "go"))
 
 
 def no_file() -> Executable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import ssl
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from agent.kubernetes_api import ApiServer, recorded, status
 
+from flamewell_agent import preview
 from flamewell_agent.config import AgentConfig, load_config
 from flamewell_agent.errors import KubernetesError
 from flamewell_agent.identity.kubernetes import Pace, PodDirectory
@@ -579,6 +581,22 @@ def test_the_directory_out_of_options_and_its_metrics(tmp_path, until):
     assert "flamewell_agent_kubernetes_pods 1.0" in text
     assert "flamewell_agent_kubernetes_up 1.0" in text
     assert (tmp_path / "pods.json").exists()
+
+
+def test_a_command_beside_the_agent_leaves_its_snapshot_alone(tmp_path, until):
+    """Another user's file could not be read by the agent at its next start."""
+    (tmp_path / "pods.json").write_text("the agent's")
+    with ApiServer("deployment") as server:
+        config = AgentConfig(
+            kubernetes="on",
+            kubeconfig=str(kubeconfig(tmp_path, server.url)),
+            node_name="worker-1",
+            state_dir=str(tmp_path),
+        )
+        with contextlib.ExitStack() as held:
+            pods = preview._pods(config, held)
+            assert pods.revision > 0
+    assert (tmp_path / "pods.json").read_text() == "the agent's"
 
 
 @pytest.mark.parametrize(

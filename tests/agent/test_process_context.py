@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import threading
 import time
@@ -112,6 +113,28 @@ def test_a_file_of_that_name_is_no_memory(tmp_path):
     (folder / "maps").write_text("1000-3000 r--s 00000000 00:2f 12 /memfd:OTEL_CTX (deleted)\n")
     (folder / "mem").write_bytes(b"\0" * 0x1000 + b"OTEL_CTX")
     assert read_process_context(tmp_path, 7) == {}
+
+
+@pytest.mark.parametrize(
+    ("device", "found"),
+    [("00:00", {"service.name": "shop"}), ("00:2f", {})],
+    ids=["memory", "fuse"],
+)
+def test_an_inode_of_zero_is_no_proof_of_memory(tmp_path, device, found):
+    """A file system in user space chooses its inode numbers."""
+    payload = context(resource_of(service_name="shop"))
+    header = struct.pack("=8sIIQQ", b"OTEL_CTX", 2, len(payload), 1, 0x3000)
+    folder = tmp_path / "7"
+    folder.mkdir()
+    (folder / "maps").write_text(
+        "1000-2000 r--p 00000000 00:00 0 [anon:OTEL_CTX]\n"
+        f"3000-4000 r--s 00000000 {device} 0 /somewhere\n"
+    )
+    memory = bytearray(0x4000)
+    memory[0x1000 : 0x1000 + len(header)] = header
+    memory[0x3000 : 0x3000 + len(payload)] = payload
+    (folder / "mem").write_bytes(memory)
+    assert read_process_context(tmp_path, 7) == found
 
 
 def test_the_maps_are_read():

@@ -63,7 +63,6 @@ def test_any_stat_is_survived(content):
 @given(st.binary(max_size=400))
 def test_any_other_file_is_survived(content):
     procfs.parse_cmdline(content)
-    procfs.parse_environ(content, "NAME")
     procfs.parse_cgroup(content)
     for mapped in procfs.executable_maps(content):
         assert mapped.path.startswith("/")
@@ -73,13 +72,6 @@ def test_arguments_are_split_at_nul():
     assert procfs.parse_cmdline(b"python\0-c\0\0print(1)\0") == ("python", "-c", "", "print(1)")
     assert procfs.parse_cmdline(b"title set by the process") == ("title set by the process",)
     assert procfs.parse_cmdline(b"") == ()
-
-
-def test_one_variable_of_the_environment():
-    content = b"XOTEL_SERVICE_NAME=no\0OTEL_SERVICE_NAME=shop\xc3\xa9\0A=\0"
-    assert procfs.parse_environ(content, "OTEL_SERVICE_NAME") == "shopé"
-    assert procfs.parse_environ(content, "A") == ""
-    assert procfs.parse_environ(content, "SERVICE") == ""
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,36 @@ def test_py_spy_is_found_or_the_message_says_how_to_get_it():
     assert find_py_spy("/bin/true") == "/bin/true"
     with pytest.raises(SamplerError, match="no program that can be run"):
         find_py_spy("/nonexistent/py-spy")
+
+
+def test_an_attach_that_costs_more_than_was_allowed_has_a_reason_of_its_own(tmp_path, spawn):
+    target = spawn("sleep", "99")
+    burns = program(tmp_path / "burns", "while :; do :; done")
+    spy = PySpy(burns, tmp_path / "windows")
+    result = one(spy, window(target.pid, seconds=60, limit=0.1))
+    assert (result.failure, result.intervals) == ("attach_too_dear", 0)
+    assert "100 ms" in result.detail
+    assert result.cpu_seconds > 0.1
+    assert one(spy, window(target.pid, seconds=1)).failure == "never_attached"
+
+
+def test_what_the_agents_own_end_cut_short_is_not_the_targets_failure(tmp_path, spawn):
+    target = spawn("sleep", "99")
+    sleeps = program(tmp_path / "sleeps", "exec sleep 99")
+    stop = threading.Event()
+    stop.set()
+    result = one(PySpy(sleeps, tmp_path / "windows"), window(target.pid, seconds=60), stop)
+    assert result.failure == "interrupted"
+
+
+def test_a_sampler_that_takes_too_much_memory_is_ended(tmp_path, spawn):
+    target = spawn("sleep", "99")
+    eats = program(
+        tmp_path / "eats",
+        f"exec {sys.executable} -c 'import time; eaten = b\"x\" * (90 << 20); time.sleep(99)'",
+    )
+    order = window(target.pid, seconds=60, memory_limit_bytes=60 << 20)
+    result = one(PySpy(eats, tmp_path / "windows"), order)
+    assert result.failure == "sampler_over_memory"
+    assert "60 MiB" in result.detail
+    assert result.memory_bytes > 60 << 20

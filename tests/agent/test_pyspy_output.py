@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flamewell_agent.model import Frame, Stack
+from flamewell_agent.samplers import pyspy_output
 from flamewell_agent.samplers.pyspy_output import (
     failure_reason,
     parse_raw,
@@ -203,3 +204,17 @@ def test_any_text_is_survived_in_any_mode(text, threads, native):
         assert count >= 0
         assert len(name) <= 64
         assert all(isinstance(each, Frame) for each in stack)
+
+
+def test_a_frame_is_made_once_however_often_it_is_written():
+    text = "".join(f"{';'.join(['f (/x.py:1)'] * 4000)};g{at} (/x.py:2) 1\n" for at in range(20))
+    stacks = [stack for _, stack in parse_raw(text)]
+    assert [len(stack) for stack in stacks] == [4001] * 20
+    assert len({id(frame) for stack in stacks for frame in stack}) == 21
+
+
+def test_endlessly_many_frames_are_bounded(monkeypatch):
+    monkeypatch.setattr(pyspy_output, "_FRAMES_AT_MOST", 2)
+    found = unnamed("a (/x.py:1);b (/x.py:2);c (/x.py:3);a (/x.py:1) 7\n")
+    a, b, other = Frame("a", "/x.py", 1), Frame("b", "/x.py", 2), Frame("(other)")
+    assert found == {(a, other, b, a): 7}

@@ -65,6 +65,17 @@ def test_the_ceiling_holds_beside_very_dear_targets(targets, ratio):
     holds(SimulatedNode(targets, ratio=ratio).play(HALF_HOUR))
 
 
+@pytest.mark.parametrize("attach", [0.09, 0.16, 0.3])
+def test_targets_with_a_dear_attach_are_sampled_too(attach):
+    """Slow cores, large static interpreters: the first limit is over before a stack is read."""
+    targets = [Target(1, 0.9, attach_seconds=attach), *(Target(pid, 0.1) for pid in range(2, 6))]
+    node = SimulatedNode(targets, ratio=0.02).play(HALF_HOUR)
+    holds(node)
+    served = [at for at, each in node.results if each.window.process.key.pid == 1 and each.samples]
+    assert served[0] <= 300
+    assert len(served) >= 10
+
+
 def test_one_dear_target_takes_no_turns_from_the_others():
     targets = [Target(1, 0.9, depth=5000), *(Target(pid, 0.1) for pid in range(2, 8))]
     node = SimulatedNode(targets, ratio=0.03).play(HALF_HOUR)

@@ -6,7 +6,7 @@ a window whatever its length) and the sample.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from flamewell_agent.model import Window, WindowKind, WindowResult
@@ -14,6 +14,9 @@ from flamewell_agent.model import Window, WindowKind, WindowResult
 ATTACH_AT_LEAST, ATTACH_AT_MOST = 0.004, 0.040
 """CPU seconds: 13 to 30 ms were measured. With native frames symbols are read too: no bound there
 but that of the window."""
+DEAR_ATTACH_AT_MOST = 1.0
+"""Of one that was seen to be dearer: slow cores, large static interpreters."""
+_ATTACH_STEP = 1.5
 SAMPLE_AT_MOST = 1.0
 """CPU seconds: a recursion 5,000 deep took 0.08; py-spy has one busy thread, so that at 1 Hz no
 sample can take more."""
@@ -32,6 +35,8 @@ _SMOOTHING = 0.3
 _ERROR_SMOOTHING = 0.15
 _ATTACH_DOUBT = 0.006
 _NATIVE_ATTACH_DOUBT = 0.1
+_DEAR_ATTACH_DOUBT = 0.3
+"""As a share: it was not measured to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +121,14 @@ def learn(known: Cost | None, result: WindowResult) -> Cost:
     predicted = before.attach_seconds + before.sample_seconds * looks
     missed = result.cpu_seconds - predicted
     attach_doubt = _NATIVE_ATTACH_DOUBT if window.native else _ATTACH_DOUBT
+    if before.attach_seconds > ATTACH_AT_MOST:
+        attach_doubt = max(attach_doubt, before.attach_seconds * _DEAR_ATTACH_DOUBT)
     sample_doubt = looks * before.sample_seconds * 0.5
     part = attach_doubt**2 / (attach_doubt**2 + sample_doubt**2)
     step = 1.0 if missed > 0 or known is None else _SMOOTHING
-    attach_at_most = 1.0 if window.native else ATTACH_AT_MOST
+    attach_at_most = DEAR_ATTACH_AT_MOST if window.native else ATTACH_AT_MOST
+    # Deep stacks must not pass for an attach; only what was seen to be dear may stay so.
+    attach_at_most = max(attach_at_most, before.attach_seconds)
     attach = _between(ATTACH_AT_LEAST, before.attach_seconds + part * step * missed, attach_at_most)
     # What the attach can't explain is the samples'.
     wanted = predicted + step * missed
@@ -130,6 +139,16 @@ def learn(known: Cost | None, result: WindowResult) -> Cost:
         # A jump is no error that will come again: the next prediction knows it.
         error = max(error, min(seen, 0.5))
     return Cost(attach, sample, error)
+
+
+def learn_attach(known: Cost | None, result: WindowResult) -> Cost:
+    """Learn from a window whose CPU limit was over before it read a stack.
+
+    Its attach takes more than it has used: the next one is given half as much again.
+    """
+    before = known or first_cost(result.window.kind, native=result.window.native)
+    attach = max(before.attach_seconds, _ATTACH_STEP * result.cpu_seconds)
+    return replace(before, attach_seconds=min(attach, DEAR_ATTACH_AT_MOST))
 
 
 def learn_memory(known_bytes: int, result: WindowResult) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from flamewell_agent.governor.budget import FIRST_HEADROOM, adapt_headroom
-from flamewell_agent.governor.costs import Cost, cost_key, learn, learn_memory
+from flamewell_agent.governor.costs import Cost, cost_key, learn, learn_attach, learn_memory
 from flamewell_agent.governor.inputs import AS_USUAL, Candidate, Decision, GroupHistory, Ordered
 from flamewell_agent.governor.reactions import (
     FIRST_PAUSE_SECONDS,
@@ -22,6 +22,7 @@ from flamewell_agent.governor.reactions import (
     reaction,
 )
 from flamewell_agent.model import (
+    ATTACH_TOO_DEAR,
     Process,
     ProcessKey,
     SamplingOptions,
@@ -155,13 +156,15 @@ class Experience:
                 if len(target.pauses) > _PAUSES_AT_MOST:
                     target.pauses.popleft()
                 target.pause_sample_seconds = learn_pause(target.pause_sample_seconds, result)
-            if result.failure and not result.intervals:
+            too_dear = result.failure == ATTACH_TOO_DEAR
+            if result.failure and not result.intervals and not too_dear:
                 continue
+            correct = learn_attach if too_dear else learn
             key = cost_key(result.window)
-            target.costs[key] = learn(target.costs.get(key), result)
+            target.costs[key] = correct(target.costs.get(key), result)
             known = self._groups.get(target.group)
             if known is not None:
-                known[1][key] = learn(known[1].get(key), result)
+                known[1][key] = correct(known[1].get(key), result)
 
     def adapt(
         self, *, reserved_cpu_seconds: float, used_cpu_seconds: float, share_cpu_seconds: float

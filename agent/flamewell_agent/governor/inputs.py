@@ -122,8 +122,3 @@ class Decision:
     wall_skipped: Skipped = ()
     given_up: Mapping[str, int] = field(default_factory=dict)
     reserved_cpu_seconds: float = 0.0
-
-    @property
-    def predicted_cpu_seconds(self) -> float:
-        """What all windows should cost."""
-        return sum(each.predicted_cpu_seconds for each in self.windows)

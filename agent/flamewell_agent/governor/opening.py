@@ -21,6 +21,8 @@ from flamewell_agent.governor.inputs import Candidate, Inputs, Ordered, Skipped
 from flamewell_agent.model import Process, ProcessKey, Window, WindowKind
 
 LEAST_LOOKS = 3
+MEMORY_FACTOR, MEMORY_AT_LEAST_BYTES = 4, 64 << 20
+"""What a sampler may take before it is ended: so many times what one usually takes, or this."""
 WALL_RATE_HZ = 19
 
 
@@ -154,6 +156,11 @@ class Openings:
             if each.process.key not in opened
         )
 
+    def _memory_limit_bytes(self) -> int:
+        inputs = self.inputs
+        generous = max(MEMORY_AT_LEAST_BYTES, MEMORY_FACTOR * inputs.child_memory_bytes)
+        return min(generous, max(0, inputs.memory_left_bytes))
+
     def _highest_fitting(self, priced: Callable[[int], Price], below: int) -> int:
         fitting = [rate for rate in RATES_HZ if rate < below and self.purse.fits(priced(rate))]
         return max(fitting, default=0)
@@ -195,6 +202,7 @@ class Openings:
                 native=options.native,
                 threads=options.threads,
                 pause_limit_seconds=pause,
+                memory_limit_bytes=self._memory_limit_bytes(),
                 stands_for_siblings=stands,
             )
         )

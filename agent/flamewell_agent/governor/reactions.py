@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from flamewell_agent.model import WindowResult
+from flamewell_agent.model import INTERRUPTED, WindowResult
 
 FIRST_PAUSE_SECONDS = 0.005
 """One stopped look, before it is known: py-spy took 0.7 to 18 ms to unwind what it had stopped."""
+LONGEST_PAUSE_SECONDS = 0.02
+"""Where one look held its target for longer, the next is taken to be no worse: three of these fit
+into a minute of the default budget, so that one bad moment does not end such windows for good. Each
+window ends at its limit anyway."""
 PAUSE_SPANS_SECONDS = (60.0, 600.0)
 REACTS_BADLY = "reacts_badly"
 _REST_CYCLES_AT_MOST = 64
@@ -79,8 +83,10 @@ def reaction(known: Setback | None, result: WindowResult) -> Setback | None:
     Returns:
         One with the window's failure; with ``reacts_badly`` where more than half of the looks
         failed (the target changes faster than it can be read), or where it was stopped for longer
-        than it might be.
+        than it might be. One that the agent interrupted itself changes nothing.
     """
+    if result.failure == INTERRUPTED:
+        return known
     if result.failure:
         return set_back(known, result.failure)
     torn = result.errors >= _ERRORS_THAT_TELL and result.errors * 2 > result.intervals
@@ -92,5 +98,5 @@ def learn_pause(known_seconds: float, result: WindowResult) -> float:
     """Correct for how long one look stops a target: longer at once, shorter slowly."""
     if not result.window.native or result.pause_seconds <= 0:
         return known_seconds
-    seen = result.pause_seconds / max(1, result.intervals)
+    seen = min(LONGEST_PAUSE_SECONDS, result.pause_seconds / max(1, result.intervals))
     return seen if seen > known_seconds else known_seconds + _SMOOTHING * (seen - known_seconds)

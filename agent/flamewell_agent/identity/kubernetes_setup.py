@@ -18,13 +18,23 @@ SNAPSHOT_NAME = "pods.json"
 
 
 def make_directory(
-    config: AgentConfig, count_error: Callable[[str], None] = lambda _: None
+    config: AgentConfig,
+    count_error: Callable[[str], None] = lambda _: None,
+    *,
+    snapshot: bool = True,
 ) -> PodDirectory:
-    """Make the directory out of the options; imports the client when it is first needed."""
+    """Make the directory out of the options; imports the client when it is first needed.
+
+    Args:
+        config: The options.
+        count_error: Called with a reason out of a bounded set.
+        snapshot: Whether it keeps one: a command run beside the agent, perhaps as another user,
+            must not put its own in the place of the agent's.
+    """
     return PodDirectory(
         lambda: _connect(config),
         node_name=config.node_name,
-        snapshot=Path(config.state_dir) / SNAPSHOT_NAME,
+        snapshot=Path(config.state_dir) / SNAPSHOT_NAME if snapshot else None,
         count_error=count_error,
     )
 

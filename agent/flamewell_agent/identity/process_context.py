@@ -25,6 +25,7 @@ from flamewell_agent.identity.service import tidy
 _NAMES = frozenset(
     {"[anon:OTEL_CTX]", "[anon_shmem:OTEL_CTX]", "/memfd:OTEL_CTX", "/memfd:OTEL_CTX (deleted)"}
 )
+_NO_DEVICE = "00:00"
 _HEADER = struct.Struct("=8sIIQQ")
 """Signature, version, payload size, when it was published (0 while it changes), payload address."""
 _SIGNATURE, _VERSION = b"OTEL_CTX", 2
@@ -124,9 +125,11 @@ def _is_memory(area: Area) -> bool:
     """Tell whether a mapping is memory and no file.
 
     The kernel keeps memfds and shared memory on a mount of its own, whose device number is the same
-    for the whole node and is no other file system's.
+    for the whole node and is no other file system's. An inode of 0 alone proves nothing: a file
+    system in user space chooses its numbers itself.
     """
-    return area.readable and (area.inode == 0 or area.device == _memory_device())
+    no_file = area.inode == 0 and area.device == _NO_DEVICE
+    return area.readable and (no_file or area.device == _memory_device())
 
 
 def _memory_device() -> str:

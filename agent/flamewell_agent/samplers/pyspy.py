@@ -6,20 +6,28 @@ import logging
 import selectors
 import shutil
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from flamewell_agent.cpu_alarm import CpuAlarms
 from flamewell_agent.cpu_clock import process_cpu_nanos
 from flamewell_agent.errors import ProcessGoneError, ProcessUnreadableError
-from flamewell_agent.model import Process, Window, WindowResult
+from flamewell_agent.model import (
+    ATTACH_TOO_DEAR,
+    INTERRUPTED,
+    Process,
+    Window,
+    WindowResult,
+)
 from flamewell_agent.procfs import Stat, read_stat
-from flamewell_agent.samplers import pyspy_orphans, pyspy_output
+from flamewell_agent.samplers import pyspy_held, pyspy_orphans, pyspy_output
 from flamewell_agent.samplers.pyspy_child import Child, Use
 from flamewell_agent.samplers.pyspy_command import find_py_spy
+from flamewell_agent.samplers.pyspy_held import HeldTarget
 
 __all__ = ["PySpy", "find_py_spy"]
 
@@ -31,8 +39,6 @@ _ALARM = -1
 """In place of a window's number, for what wakes when one has used what it may cost."""
 _THREADS_AT_MOST = 10_000
 """Of a wall-clock window, to bound what names that look like stacks can add."""
-_NATIVE_LOOK_SECONDS = 0.1
-"""At most where a target is stopped: how long its sampler waited is told only while it runs."""
 _NANOS = 1_000_000_000
 
 
@@ -60,6 +66,10 @@ class PySpy:
         """Give the pids of the children at work: discovery leaves them out."""
         return tuple(self._children)
 
+    def cpu_seconds(self) -> float:
+        """Give what the children that are at work have used so far; any thread may ask."""
+        return sum(process_cpu_nanos(pid) or 0 for pid in tuple(self._children)) / _NANOS
+
     def run(self, windows: Sequence[Window], stop: threading.Event) -> list[WindowResult]:
         """Run all windows at once and give a result for each, in their order.
 
@@ -69,29 +79,43 @@ class PySpy:
         """
         results: dict[int, WindowResult] = {}
         running: dict[int, Child] = {}
-        for at, window in enumerate(windows):
-            stat, failure = look(self._proc_root, window.process)
-            if stat is None:
-                results[at] = WindowResult(window, failure=failure)
-                continue
-            try:
-                child = Child(self._executable, window, self._work_dir, str(at), stat)
-            except OSError as error:
-                results[at] = WindowResult(window, failure="sampler_failed", detail=str(error))
-                (self._work_dir / f"{at}.said").unlink(missing_ok=True)
-                continue
-            running[at] = child
-            self._children.add(child.pid)
+        left_behind: dict[int, HeldTarget] = {}
         try:
-            self._wait_for(running, results, stop)
+            for at, window in enumerate(windows):
+                child = self._start(at, window, results)
+                if child is not None:
+                    running[at] = child
+            self._wait_for(running, left_behind, results, stop)
         finally:
-            for child in running.values():  # only after an error of ours
+            for at, child in running.items():  # only after an error of ours
                 child.kill()
                 self._children.discard(child.pid)
+                if child.target is not None:
+                    left_behind[at] = child.target
+            pyspy_held.release(list(left_behind.values()))
         return [results[at] for at in range(len(windows))]
 
+    def _start(self, at: int, window: Window, results: dict[int, WindowResult]) -> Child | None:
+        """Start a window's child; where that can't be, its result says why."""
+        stat, failure = look(self._proc_root, window.process)
+        if stat is None:
+            results[at] = WindowResult(window, failure=failure)
+            return None
+        try:
+            child = Child(self._executable, window, self._work_dir, str(at), stat)
+        except (OSError, subprocess.SubprocessError) as error:
+            results[at] = WindowResult(window, failure="sampler_failed", detail=str(error))
+            (self._work_dir / f"{at}.said").unlink(missing_ok=True)
+            return None
+        self._children.add(child.pid)
+        return child
+
     def _wait_for(
-        self, running: dict[int, Child], results: dict[int, WindowResult], stop: threading.Event
+        self,
+        running: dict[int, Child],
+        left_behind: dict[int, HeldTarget],
+        results: dict[int, WindowResult],
+        stop: threading.Event,
     ) -> None:
         """Wait until all children have ended, and take what they have."""
         with selectors.DefaultSelector() as selector, CpuAlarms() as alarms:
@@ -99,8 +123,8 @@ class PySpy:
             for at, child in running.items():
                 selector.register(child.pidfd, selectors.EVENT_READ, at)
                 child.watch_by(alarms)
-            while running:
-                for key, _ in selector.select(_patience(running.values())):
+            while running or left_behind:
+                for key, _ in selector.select(_patience(running.values(), left_behind)):
                     at = key.data
                     if at == _ALARM:
                         alarms.clear()
@@ -108,7 +132,12 @@ class PySpy:
                     child = running.pop(at)
                     selector.unregister(child.pidfd)
                     results[at] = self._take(child)
+                    if child.target is not None and child.exit_code == 0:
+                        child.target.close()
+                    elif child.target is not None:
+                        left_behind[at] = child.target
                 _enforce(running.values(), stop_now=stop.is_set())
+                _release(left_behind, results)
 
     def _take(self, child: Child) -> WindowResult:
         """Take what one brought; what can't be understood costs no other window."""
@@ -120,8 +149,8 @@ class PySpy:
             return WindowResult(child.window, failure="sampler_failed", detail=detail)
 
     def _finish(self, child: Child) -> WindowResult:
-        use = child.reap()
         self._children.discard(child.pid)
+        use = child.reap()
         said, (raw, cut) = child.take_said(), child.take_raw()
         result = WindowResult(
             child.window,
@@ -132,18 +161,12 @@ class PySpy:
         )
         if cut:
             return replace(result, failure="output_too_large", detail=f"over {len(raw)} characters")
+        if child.ended_for == "memory":
+            taken, limit = use.memory_bytes >> 20, child.window.memory_limit_bytes >> 20
+            detail = f"{taken} MiB where {limit} MiB were set aside"
+            return replace(result, failure="sampler_over_memory", detail=detail)
         if use.exit_code != 0:
-            failure, detail = pyspy_output.failure_reason(said)
-            if failure == "process_ended" and look(self._proc_root, child.window.process)[0]:
-                # py-spy says the same of a process that ended and of a library that was deleted.
-                failure = "interpreter_files_gone"
-            if use.exit_code in {-signal.SIGKILL, -signal.SIGALRM}:
-                failure, detail = "sampler_hung", "it did not end when asked to"
-                if not child.interrupted:
-                    failure, detail = "sampler_failed", "it was killed"
-            elif use.exit_code == -signal.SIGINT:
-                # Once it looks, it handles the signal.
-                failure, detail = "never_attached", "its time was over before it read a stack"
+            failure, detail = self._why_failed(child, use, said)
             return replace(result, failure=failure, detail=detail)
         if not pyspy_output.target_ended(said):
             now, failure = look(self._proc_root, child.window.process)
@@ -153,6 +176,30 @@ class PySpy:
                 # Whose stacks these are, or of which time, is not known any more.
                 return replace(result, failure=failure)
         return _with_stacks(result, child, use, said, raw)
+
+    def _why_failed(self, child: Child, use: Use, said: str) -> tuple[str, str]:
+        """Give coverage reason and words for a py-spy that did not end well."""
+        if use.exit_code == -signal.SIGINT:
+            # Once it looks, it handles the signal.
+            if child.ended_for == "stop":
+                return INTERRUPTED, "the agent was stopped or read its options anew"
+            if child.ended_for == "cpu":
+                limit = child.window.cpu_limit_seconds * 1e3
+                return (
+                    ATTACH_TOO_DEAR,
+                    f"its CPU allowance of {limit:.0f} ms was over before it read a stack",
+                )
+            what = "pause allowance" if child.ended_for == "pause" else "time"
+            return "never_attached", f"its {what} was over before it read a stack"
+        if use.exit_code in {-signal.SIGKILL, -signal.SIGALRM}:
+            if child.interrupted:
+                return "sampler_hung", "it did not end when asked to"
+            return "sampler_failed", "it was killed"
+        failure, detail = pyspy_output.failure_reason(said)
+        if failure == "process_ended" and look(self._proc_root, child.window.process)[0]:
+            # py-spy says the same of a process that ended and of a library that was deleted.
+            failure = "interpreter_files_gone"
+        return failure, detail
 
 
 def look(proc_root: Path, process: Process) -> tuple[Stat | None, str]:
@@ -181,36 +228,44 @@ def _replaced(before: Stat, now: Stat) -> bool:
     return bool(before.stack_start and now.stack_start) and before.stack_start != now.stack_start
 
 
-def _patience(running: Iterable[Child]) -> float:
+def _patience(running: Iterable[Child], left_behind: Mapping[int, HeldTarget]) -> float:
     """Give how long to wait for a child before all are looked at again.
 
     No child can use up what it may cost in less time than that: py-spy has one busy thread. Most
     have an alarm instead.
     """
-    now = time.monotonic()
     soonest, latest = _LOOK_SECONDS
-    waits = [latest]
-    for child in running:
-        waits.append(child.interrupt_at - now)
-        if not child.interrupted and not child.has_alarm:
-            waits.append(child.left_seconds())
-        if child.window.native:
-            waits.append(_NATIVE_LOOK_SECONDS)
-    return max(soonest, min(waits))
+    if left_behind:
+        return pyspy_held.LOOK_SECONDS
+    return max(soonest, min([latest, *(each.patience_seconds for each in running)]))
 
 
 def _enforce(running: Iterable[Child], *, stop_now: bool) -> None:
-    """End what is over its time, cost or pause: SIGINT first, SIGKILL where that does not help."""
+    """End what is over one of its limits: SIGINT first, SIGKILL where that does not help."""
     now = time.monotonic()
     for child in running:
-        late = now >= child.interrupt_at
+        spent = child.spent(now)
         if child.interrupted:
-            if late:
-                child.end(now, overran=True)
-        elif late or child.left_seconds() <= 0:
-            child.end(now, overran=True)
+            if now >= child.interrupt_at:
+                child.end(now, "time")
+        elif spent:
+            child.end(now, spent)
         elif stop_now:
-            child.end(now, overran=False)
+            child.end(now, "stop")
+
+
+def _release(left_behind: dict[int, HeldTarget], results: dict[int, WindowResult]) -> None:
+    """Set targets going that their samplers left stopped."""
+    now = time.monotonic()
+    for at, target in list(left_behind.items()):
+        if target.release(now):
+            del left_behind[at]
+            target.close()
+            stopped = target.stopped_seconds
+            if stopped:
+                log.warning("a target was left stopped", extra={"pid": target.key.pid})
+                paused = results[at].pause_seconds + stopped
+                results[at] = replace(results[at], pause_seconds=paused)
 
 
 def _with_stacks(result: WindowResult, child: Child, use: Use, said: str, raw: str) -> WindowResult:
