@@ -57,6 +57,7 @@ _ORDER_OPTIONS = (
     "proxy_url",
     "on_demand",
     "tracing_captures",
+    "cluster",
 )
 """What the serving of orders is made of."""
 _STALE_CYCLES, _STALE_AT_LEAST_SECONDS = 10, 120.0
@@ -288,7 +289,8 @@ def _make_lasting(config: AgentConfig, held: contextlib.ExitStack) -> _Lasting:
     # After the spool, whose lock keeps two agents apart: this clears its folder.
     proc_root = Path(config.proc_root)
     python = PySpy(py_spy, Path(config.state_dir) / "windows", proc_root)
-    tracers = Tracers()
+    tracers = Tracers(record=Path(config.state_dir) / "traced.json")
+    tracers.rescue()
     if config.metrics_address is not None:
         longest = config.cycle_seconds * _STRETCH_AT_MOST
         stale = max(_STALE_AT_LEAST_SECONDS, float(_STALE_CYCLES * longest))
@@ -354,6 +356,7 @@ def _on_demand(config: AgentConfig, lasting: _Lasting, identity: Identity) -> Ca
             roster.match,
             lasting.tracers if config.tracing_captures else None,
             node=config.node_name,
+            cluster=config.cluster,
             agent_id=lasting.agent_id,
             count=lasting.metrics.add_capture,
         )

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flamewell_agent import trace_guard
+from flamewell_agent import trace_guard, trace_record
 from flamewell_agent.model import ProcessKey
 
 log = logging.getLogger(__name__)
@@ -94,17 +94,39 @@ class TraceResult:
     text: str = ""
 
 
+def find_tracer(kind: str, program_path: str = _PROGRAM_PATH) -> str | None:
+    """Find strace or gdb, in the places of the system's own programs alone."""
+    return shutil.which(kind, path=program_path)
+
+
 class Tracers:
     """Runs tracers, one at a time on this node.
 
     Args:
         program_path: Where strace and gdb are looked for, as in PATH.
+        record: A file in which the target stands meanwhile, for ``rescue`` in the next run; None
+            for none.
     """
 
-    def __init__(self, program_path: str = _PROGRAM_PATH) -> None:
+    def __init__(self, program_path: str = _PROGRAM_PATH, *, record: Path | None = None) -> None:
         self._program_path = program_path
+        self._record = record
         self._one_at_a_time = threading.Lock()
         self._guard: int | None = None
+
+    def rescue(self) -> None:
+        """Set going what a former run, killed with its guard, left stopped; takes 5 s at most."""
+        if self._record is None:
+            return
+        key = trace_record.read(self._record)
+        if key is not None:
+            target = _free(key)
+            level = logging.INFO if target in {"gone", "running"} else logging.WARNING
+            log.log(
+                level, "a tracing capture of process %d was cut off: the process is %s",
+                key.pid, target,
+            )  # fmt: skip
+        trace_record.clear(self._record)
 
     def children(self) -> tuple[int, ...]:
         """Give the pids of the guard and the tracer at work: discovery leaves them out."""
@@ -127,7 +149,7 @@ class Tracers:
             seconds: At most, and never more than ``MAX_SECONDS``.
             stop: Calls it off.
         """
-        program = shutil.which(kind, path=self._program_path)
+        program = find_tracer(kind, self._program_path)
         if program is None:
             return TraceResult("refused", f"{kind} is not installed here: apt-get install {kind}")
         if key.pid == os.getpid():
@@ -141,13 +163,17 @@ class Tracers:
                 kind, key.pid, COST[kind], seconds,
             )  # fmt: skip
             command = make_command(kind, program, key.pid)
+            if self._record is not None:
+                trace_record.write(self._record, key)
             outcome, output = self._guarded(kind, command, key, seconds, stop)
+            if self._record is not None and outcome.target != "held":
+                trace_record.clear(self._record)
             log.warning(
                 "the %s capture of process %d is over: %s, the process is %s",
                 kind, key.pid, outcome.ended, outcome.target,
             )  # fmt: skip
         except OSError as error:
-            return TraceResult("failed", f"the guard could not be started: {error}")
+            return TraceResult("failed", f"it could not be begun: {error}")
         finally:
             self._one_at_a_time.release()
         return judge(kind, outcome, printable(output))
@@ -276,20 +302,21 @@ def _rescue(key: ProcessKey, guard: int) -> trace_guard.Outcome:
     """Do the guard's last work after one that was killed."""
     outcome = trace_guard.Outcome(ended="no_start", detail="the guard ended without a word")
     trace_guard.end_session(guard)
+    outcome.target = _free(key)
+    return outcome
+
+
+def _free(key: ProcessKey) -> str:
+    """See that a process is neither traced nor stopped; gives what ``release`` gives."""
     try:
         target = os.pidfd_open(key.pid)
     except OSError:
-        outcome.target = "gone"
-        return outcome
+        return "gone"
     try:
         _, _, began = trace_guard.look(key.pid)
-        if began != key.start_ticks:
-            outcome.target = "gone"
-            return outcome
-        outcome.target = trace_guard.release(key.pid, target)
+        return trace_guard.release(key.pid, target) if began == key.start_ticks else "gone"
     finally:
         os.close(target)
-    return outcome
 
 
 def _shares_our_files(pid: int) -> bool:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import urllib3
 
 from flamewell_agent.check_result import Check
-from flamewell_agent.collector_client import make_destination, make_pool, read_token
+from flamewell_agent.collector_client import judge, make_destination, make_pool, read_token
 from flamewell_agent.config import AgentConfig
 
 _TIMEOUT_SECONDS = 10.0
 _SKEW_WARN_SECONDS, _SKEW_FAIL_SECONDS = 30.0, 600.0
 """A collector refuses what is newer than 10 minutes by its own clock."""
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _OK = 401, 403, 404, 200
+_UNAUTHORIZED, _FORBIDDEN, _OK, _BAD_REQUEST = 401, 403, 200, 400
+_PASSING = frozenset({408, 425, 429})
+"""What the collector may answer when it has much to do."""
 
 
 def check_collector(
@@ -45,42 +48,33 @@ def check_collector(
         )
     else:
         yield Check("collector", "ok", f"{url} is ready")
-    yield judge_write(url, took.status, with_token=bool(headers))
+    yield judge_write(url, took.status, took.headers, with_token=bool(headers))
     yield check_clock(url, ready.headers.get("Date", ""), clock())
 
 
-def judge_write(url: str, status: int, *, with_token: bool) -> Check:
-    """Tell what the answer to an empty batch says of the right to write. Pure."""
+def judge_write(url: str, status: int, headers: Mapping[str, str], *, with_token: bool) -> Check:
+    """Say what an answer to an empty batch means, by the rules of sending. Pure."""
     name = "right to write"
-    if status == _UNAUTHORIZED:
-        said = "refuses the token (401)" if with_token else "wants a token (401)"
-        return Check(name, "fail", f"{url} {said}", "set token_file to a token with scope ingest")
-    if status == _FORBIDDEN:
-        return Check(
-            name,
-            "fail",
-            f"{url} answers 403",
-            "give the token the scope ingest, look at its tenant",
-        )
-    if status == _NOT_FOUND:
-        return Check(
-            name,
-            "fail",
-            f"{url} takes no profiles there (404)",
-            "look at ingest_path and the proxy",
-        )
-    if status >= 500:  # noqa: PLR2004 - the class of a status is read best as numbers
-        detail = f"{url} answers {status} to an empty batch"
-        return Check(name, "warn", detail, "look at the collector's log")
     shown = "with the token" if with_token else "without a token"
-    return Check(name, "ok", f"{url} takes batches {shown}")
+    outcome = judge(status, headers, b"", datetime.now(UTC))
+    if outcome.kind == "delivered" or status == _BAD_REQUEST:  # it was empty, that is all
+        return Check(name, "ok", f"{url} takes batches {shown}")
+    detail = f"{url} answers {status} to an empty batch {shown}"
+    if status in _PASSING or status >= 500:  # noqa: PLR2004 - the class of a status is read best as numbers
+        return Check(name, "warn", detail, "look at the collector's log and load")
+    if status == _UNAUTHORIZED:
+        return Check(name, "fail", detail, "set token_file to a token with scope ingest")
+    if status == _FORBIDDEN:
+        return Check(name, "fail", detail, "give the token the scope ingest, look at its tenant")
+    mend = outcome.detail or "look at collector_url, ingest_path and the proxy"
+    return Check(name, "fail", detail, mend)
 
 
 def check_clock(url: str, date: str, now_unix: float) -> Check:
     """Compare the collector's Date header, of whole seconds, with our clock. Pure."""
     try:
         skew = now_unix - parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return Check("clock", "ok", f"{url} tells no time")
     detail = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} {url}"
     if abs(skew) >= _SKEW_FAIL_SECONDS:

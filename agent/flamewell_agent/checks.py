@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from flamewell_agent.captures import find_tracer
 from flamewell_agent.check_node import (
     check_cgroups,
     check_file_capabilities,
@@ -27,7 +28,7 @@ from flamewell_agent.check_sending import check_collector, check_credentials
 from flamewell_agent.config import AgentConfig, parse_go_endpoint
 from flamewell_agent.errors import EndpointError, SamplerError
 from flamewell_agent.identity import kubernetes_setup
-from flamewell_agent.samplers.go_fetch import PprofClient
+from flamewell_agent.samplers.go_fetch import PprofClient, make_tls
 from flamewell_agent.samplers.pyspy import find_py_spy
 
 __all__ = ["Check", "check_kernel", "render", "run_checks"]
@@ -60,7 +61,7 @@ def run_checks(config: AgentConfig) -> Iterator[Check]:
         yield check_file_capabilities(status, program, has_ptrace=may_ptrace)
     yield check_cgroups(Path(config.cgroup_root))
     if config.on_demand and config.tracing_captures:
-        yield check_tracing(shutil.which)
+        yield check_tracing(find_tracer)
     if config.kubernetes == "on":
         yield check_kubernetes(config)
     yield check_state_dir(Path(config.state_dir), config.spool_max_bytes)
@@ -68,7 +69,7 @@ def run_checks(config: AgentConfig) -> Iterator[Check]:
         yield from check_collector(url, config)
     yield check_credentials(config)
     for text in config.go_endpoints:
-        yield check_go_endpoint(text)
+        yield check_go_endpoint(text, config)
     if config.metrics_address is not None:
         yield check_listen(config.metrics_address)
 
@@ -213,12 +214,16 @@ def check_py_spy(configured: str) -> Check:
 
 
 def check_state_dir(directory: Path, spool_max_bytes: int) -> Check:
-    """Write a file where unsent batches wait, and compare the free space."""
+    """Write a file where unsent batches wait, and compare the free space.
+
+    Nothing is made: a directory of whoever checks would be closed to the agent's own user.
+    """
     name = "state directory"
+    spool = directory / "spool"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=directory):
-            free = shutil.disk_usage(directory).free
+        there = next(each for each in (spool, *spool.parents) if each.exists())
+        with tempfile.NamedTemporaryFile(dir=there):
+            free = shutil.disk_usage(there).free
     except OSError as error:
         return Check(name, "fail", str(error), "set state_dir to a directory that can be written")
     if free < spool_max_bytes * _LOW_DISK_RATIO:
@@ -228,7 +233,8 @@ def check_state_dir(directory: Path, spool_max_bytes: int) -> Check:
             f"{directory}: {free >> 20} MiB are free, the spool may take {spool_max_bytes >> 20}",
             "lower spool_max_bytes, or set state_dir to a larger disk",
         )
-    return Check(name, "ok", f"{directory} can be written, {free >> 20} MiB are free")
+    how = "can be written" if there in {directory, spool} else "can be made"
+    return Check(name, "ok", f"{directory} {how}, {free >> 20} MiB are free")
 
 
 def check_kubernetes(config: AgentConfig) -> Check:
@@ -237,11 +243,16 @@ def check_kubernetes(config: AgentConfig) -> Check:
     return Check("kubernetes", "ok" if works else "warn", detail, mend)
 
 
-def check_go_endpoint(text: str) -> Check:
-    """Ask a configured Go program for its command line."""
+def check_go_endpoint(text: str, config: AgentConfig) -> Check:
+    """Ask a configured Go program for its command line, believing whom sampling believes."""
     _, url = parse_go_endpoint(text)
+    ca_file = Path(config.go_tls_ca_file) if config.go_tls_ca_file else None
     try:
-        PprofClient(url).get("cmdline", timeout_seconds=_TIMEOUT_SECONDS, max_bytes=1 << 20)
+        tls = make_tls(ca_file, insecure=config.go_tls_insecure)
+    except OSError as error:
+        return Check("go endpoint", "fail", f"{ca_file}: {error}", "mend go_tls_ca_file")
+    try:
+        PprofClient(url, tls).get("cmdline", timeout_seconds=_TIMEOUT_SECONDS, max_bytes=1 << 20)
     except EndpointError as error:
         return Check(
             "go endpoint", "warn", f"{url}: {error}", "import net/http/pprof there, check the port"

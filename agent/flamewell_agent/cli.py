@@ -20,7 +20,7 @@ from flamewell_agent.config import ENVIRONMENT_PREFIX, AgentConfig, load_config
 from flamewell_agent.errors import AgentError, ConfigError
 from flamewell_agent.model import SamplingOptions
 from flamewell_agent.preview import preview
-from flamewell_agent.reload import reloaded
+from flamewell_agent.reload import Reload, reloaded
 from flamewell_settings import add_flags, logs, render
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -66,14 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(render(loaded))
             return EXIT_DONE
         config = loaded.settings
-        fields = {"node": config.node_name, "cluster": config.cluster}
-        logs.set_up(
-            "flamewell_agent",
-            config.log_format,
-            config.log_level,
-            sys.stderr,
-            fields={name: value for name, value in fields.items() if value},
-        )
+        _set_up_logs(config)
         command: Command = flags.command
         return command.run(config, flags)
     except AgentError as error:
@@ -86,6 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # about the pipe once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
+
+
+def _set_up_logs(config: AgentConfig) -> None:
+    fields = {"node": config.node_name, "cluster": config.cluster}
+    logs.set_up(
+        "flamewell_agent",
+        config.log_format,
+        config.log_level,
+        sys.stderr,
+        fields={name: value for name, value in fields.items() if value},
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,7 +115,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(config: AgentConfig, flags: argparse.Namespace) -> int:
-    run_agent(config, lambda old: reloaded(old, flags, os.environ))
+    def reread(old: AgentConfig) -> Reload:
+        reload = reloaded(old, flags, os.environ)
+        _set_up_logs(reload.config)
+        return reload
+
+    run_agent(config, reread)
     return EXIT_DONE
 
 

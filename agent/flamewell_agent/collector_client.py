@@ -98,7 +98,8 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -
     reason = f"status_{status}"
     detail = body[:200].decode("utf-8", "replace")
     if status in _RETRIED_4XX:
-        detail = f"{_RETRIED_4XX[status]} ({detail})" if _RETRIED_4XX[status] else detail
+        hint = _RETRIED_4XX[status]
+        detail = f"{hint} ({detail})" if hint and detail else hint or detail
     elif 400 <= status < 500:  # noqa: PLR2004 - as above
         if status == _TOO_LARGE:
             detail = (
@@ -118,7 +119,7 @@ def parse_retry_after(text: str, now: datetime) -> float | None:
         return float(text)
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year beyond all bounds
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
@@ -260,14 +261,7 @@ def make_pool(destination: Destination) -> urllib3.PoolManager:
     Raises:
         OSError: A file cannot be read, or holds no certificate or key.
     """
-    context = create_urllib3_context(
-        cert_reqs=ssl.CERT_REQUIRED if destination.verify else ssl.CERT_NONE
-    )
-    context.check_hostname = destination.verify
-    if destination.ca_file is not None:
-        context.load_verify_locations(destination.ca_file)
-    elif destination.verify and any(url.startswith("https:") for url in destination.urls):
-        context.load_default_certs()
+    context = _make_context(destination)
     if destination.cert_file is not None:
         # A password is never asked for: an encrypted key is an error, not a hanging prompt.
         context.load_cert_chain(destination.cert_file, destination.key_file, password=lambda: "")
@@ -276,9 +270,29 @@ def make_pool(destination: Destination) -> urllib3.PoolManager:
         proxy = parse_url(destination.proxy_url)
         auth = make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy.auth else {}
         return urllib3.ProxyManager(
-            destination.proxy_url, proxy_headers=auth, ssl_context=context, **sizes
+            destination.proxy_url,
+            proxy_headers=auth,
+            ssl_context=context,
+            # One of its own: our certificate is for the collector.
+            proxy_ssl_context=_make_context(destination),
+            **sizes,
         )
     return urllib3.PoolManager(ssl_context=context, **sizes)
+
+
+def _make_context(destination: Destination) -> ssl.SSLContext:
+    """Make what verifies collectors and the proxy."""
+    context = create_urllib3_context(
+        cert_reqs=ssl.CERT_REQUIRED if destination.verify else ssl.CERT_NONE
+    )
+    context.check_hostname = destination.verify
+    if destination.ca_file is not None:
+        context.load_verify_locations(destination.ca_file)
+    elif destination.verify and any(
+        url.startswith("https:") for url in (*destination.urls, destination.proxy_url)
+    ):
+        context.load_default_certs()
+    return context
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:
@@ -312,6 +326,10 @@ def read_token(path: Path) -> str:
 
 
 def _failure_reason(error: urllib3.exceptions.HTTPError) -> str:
+    if isinstance(error, urllib3.exceptions.ProxyError) and isinstance(
+        error.original_error, urllib3.exceptions.HTTPError
+    ):
+        error = error.original_error  # what failed between us and the proxy
     # Narrow classes first: NewConnectionError is a ConnectTimeoutError is a TimeoutError.
     for kind, reason in (
         (urllib3.exceptions.NewConnectionError, "unreachable"),

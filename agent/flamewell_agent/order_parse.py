@@ -33,6 +33,7 @@ class Target:
     namespace: str = ""
     pod: str = ""
     container: str = ""
+    cluster: str = ""
     node: str = ""
     pid: int = 0
 

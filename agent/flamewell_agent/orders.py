@@ -2,7 +2,7 @@
 
 Nothing calls the agent: it asks a collector every few seconds. An order whose target is not here
 is left to other agents; of those that are here, Python captures wait for the loop (``take``), and
-tracing captures run in this thread, one at a time.
+tracing captures run in a thread of their own, one at a time, while the polls go on.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from dataclasses import replace
+from typing import Any, cast
 
 from flamewell_agent import __version__
-from flamewell_agent.discovery import NOT_LOOKED_AT
 from flamewell_agent.errors import OrderError
-from flamewell_agent.model import Process, ProcessKey
+from flamewell_agent.model import NOT_LOOKED_AT, Process
 from flamewell_agent.order_client import HINTS, POLL_PATH, REPORT_PATH, Answer, OrderClient
 from flamewell_agent.order_parse import Order, parse_handout, refusal_of
+from flamewell_agent.order_work import Report, Shared, Tracing, Work
 
 __all__ = ["Matcher", "Order", "Orders", "Tracing"]
 
@@ -32,6 +32,8 @@ MAX_AT_ONCE = 4
 _JITTER = (0.8, 1.2)
 _BACKOFF_LIMIT_SECONDS = 300.0
 _FIRST_COLLECTOR_AGAIN_SECONDS = 300.0
+_LET_GO_SECONDS = 3.0
+"""For a tracer that is called off; it takes about one."""
 _GIVE_UP_SECONDS = 900.0
 """A collector that takes no report for so long has ended the order by itself."""
 _FINAL = frozenset({"done", "failed", "refused"})
@@ -42,74 +44,6 @@ Matcher = Callable[[Order], Sequence[Process]]
 """Gives the processes of this node that an order is about; called from the orders' thread."""
 
 
-class TraceOutcome(Protocol):
-    """What a tracer brought."""
-
-    @property
-    def state(self) -> str:
-        """``done``, ``failed`` or ``refused``."""
-        ...
-
-    @property
-    def detail(self) -> str:
-        """Why."""
-        ...
-
-    @property
-    def text(self) -> str:
-        """What it wrote."""
-        ...
-
-
-class Tracing(Protocol):
-    """Runs strace and gdb."""
-
-    def run(self, kind: Any, key: ProcessKey, seconds: int, stop: threading.Event) -> TraceOutcome:
-        """Trace one process."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """What is to be told of an order.
-
-    Attributes:
-        state: As the collector takes it.
-        since: ``clock()`` of the first try.
-    """
-
-    state: str
-    detail: str
-    samples: int
-    result_text: str
-    since: float
-
-
-@dataclass(slots=True)
-class _Work:
-    """An accepted order.
-
-    Attributes:
-        order: With its processes.
-        collector: Which one gave it: none of the others knows of it.
-    """
-
-    order: Order
-    collector: int
-    report: _Report | None = None
-    finished: bool = False
-
-
-@dataclass(slots=True)
-class _Shared:
-    """What the loop's thread and the orders' thread both touch, under one lock."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    work: dict[str, _Work] = field(default_factory=dict)
-    taken: list[Order] = field(default_factory=list)
-    nodes: Mapping[str, int] = field(default_factory=dict)
-
-
 class Orders:
     """The polling thread.
 
@@ -118,6 +52,7 @@ class Orders:
         match: Finds an order's processes.
         tracing: Runs strace and gdb; None where they are switched off on this agent.
         node: Label ``node``.
+        cluster: Label ``cluster``: two clusters may have nodes of one name.
         agent_id: Names this run of the agent.
         poll_seconds: Between polls until a collector names another time.
         jitter: Uniform in [low, high].
@@ -133,6 +68,7 @@ class Orders:
         *,
         node: str,
         agent_id: str,
+        cluster: str = "",
         poll_seconds: float = POLL_SECONDS,
         jitter: Callable[[float, float], float] = random.uniform,
         count: Callable[[str, str], None] = lambda _kind, _result: None,
@@ -140,16 +76,20 @@ class Orders:
         self._client = client
         self._match = match
         self._tracing = tracing
+        self._cluster = cluster
         self._names = {"node": node, "agent_id": agent_id}
+        if cluster:
+            self._names["cluster"] = cluster
         self._first_poll_seconds = self._poll_seconds = poll_seconds
         self._jitter = jitter
         self._count = count
-        self._shared = _Shared()
+        self._shared = Shared()
         self._current = 0
         self._left_first_at = 0.0
         self._failures = 0
         self._stopping = threading.Event()
         self._wake = threading.Event()
+        self._tracer: threading.Thread | None = None
         self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
 
     def start(self) -> None:
@@ -159,6 +99,9 @@ class Orders:
     def stop(self, timeout: float) -> None:
         """Stop polling; what runs is reported as failed, once, within ``timeout`` seconds."""
         self._stopping.set()
+        with self._shared.lock:
+            for work in self._shared.work.values():
+                work.called_off.set()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
@@ -176,7 +119,7 @@ class Orders:
 
         Returns at once; ``samples`` is the sum so far. The last word counts, and none after it.
         """
-        self._note(order_id, _Report(state, detail, samples, "", time.monotonic()))
+        self._note(order_id, Report(state, detail, samples, "", time.monotonic()))
         self._wake.set()
 
     def is_over(self, order_id: str) -> bool:
@@ -203,6 +146,8 @@ class Orders:
                 log.exception("polling for orders failed unexpectedly")
                 self._failures += 1
                 next_poll = time.monotonic() + self._backoff()
+        if self._tracer is not None:
+            self._tracer.join(_LET_GO_SECONDS)
         self._say_goodbye()
         self._client.close()
 
@@ -235,6 +180,8 @@ class Orders:
             self._shared.nodes = handout.service_nodes
             for order_id in handout.ended:
                 ended = self._shared.work.pop(order_id, None)
+                if ended is not None:
+                    ended.called_off.set()
                 if ended is not None and not ended.finished:
                     self._count(ended.order.kind, "ended")
             self._shared.taken = [
@@ -246,13 +193,7 @@ class Orders:
 
     def _consider(self, order: Order) -> None:
         """Accept an order, refuse it, or leave it to the agents of other nodes."""
-        if order.target.node not in {"", self._names["node"]}:
-            return
-        with self._shared.lock:
-            if order.order_id in self._shared.work:
-                return
-            busy = sum(not each.finished for each in self._shared.work.values()) >= MAX_AT_ONCE
-        found = tuple(self._match(order))
+        found = tuple(self._match(order)) if self._is_for_us(order) else ()
         if not found:
             return
         python = tuple(each for each in found if each.runtime == "cpython")
@@ -260,25 +201,53 @@ class Orders:
         if not processes and any(each.unreadable == NOT_LOOKED_AT for each in found):
             return  # the next poll knows more
         refusal = refusal_of(order, processes, tracing=self._tracing is not None)
-        if not refusal and busy:
+        if not refusal and self._is_busy():
             refusal = f"busy: {MAX_AT_ONCE} captures run on this node, ask again later"
         if refusal:
             self._count(order.kind, "refused")
             self._tell(self._current, order.order_id, {"state": "refused", "detail": refusal})
-            return
-        if not self._accept(order):
-            return  # another agent was first, or it has been cancelled
-        order = replace(order, processes=processes)
+        elif order.is_tracing and self._tracer is not None and self._tracer.is_alive():
+            pass  # one after the other: it waits at the collector meanwhile
+        elif self._accept(order):  # or another agent was first, or it has been cancelled
+            self._begin(replace(order, processes=processes))
+
+    def _is_for_us(self, order: Order) -> bool:
+        """Tell whether an order may be about this node, and is new."""
+        target = order.target
+        if target.node not in {"", self._names["node"]}:
+            return False
+        if target.cluster not in {"", self._cluster}:
+            return False
         with self._shared.lock:
-            self._shared.work[order.order_id] = _Work(order, self._current)
+            return not (
+                order.order_id in self._shared.work or order.order_id in self._shared.settled
+            )
+
+    def _is_busy(self) -> bool:
+        with self._shared.lock:
+            at_work = sum(not each.finished for each in self._shared.work.values())
+        return at_work >= MAX_AT_ONCE
+
+    def _begin(self, order: Order) -> None:
+        """Note an accepted order, and trace if it is about that."""
+        work = Work(order, self._current)
+        with self._shared.lock:
+            self._shared.work[order.order_id] = work
+            if self._stopping.is_set():
+                work.called_off.set()
             if not order.is_tracing:
                 self._shared.taken.append(order)
         log.info(
             "an order was accepted: %s of %d processes for %d s",
-            order.kind, len(processes), order.seconds, extra={"order": order.order_id},
+            order.kind, len(order.processes), order.seconds, extra={"order": order.order_id},
         )  # fmt: skip
         if order.is_tracing:
-            self._trace(order)
+            warning = f"WARNING: {order.kind} slows its target down heavily"
+            self._tell(work.collector, order.order_id, {"state": "running", "detail": warning})
+            self._tracer = threading.Thread(
+                target=self._trace, args=(work,), name="tracing", daemon=True
+            )
+            self._tracer.start()
 
     def _accept(self, order: Order) -> bool:
         accepted = {"state": "accepted"}
@@ -287,25 +256,21 @@ class Orders:
             answer = self._tell(self._current, order.order_id, accepted)
         return answer is not None and answer.status == _OK
 
-    def _trace(self, order: Order) -> None:
+    def _trace(self, work: Work) -> None:
+        """Trace one process: the thread of an order."""
         assert self._tracing is not None  # noqa: S101 - for the type checker; see refusal_of
-        warning = f"WARNING: {order.kind} slows its target down heavily"
-        self._tell(
-            self._shared.work[order.order_id].collector,
-            order.order_id,
-            {"state": "running", "detail": warning},
-        )
+        order = work.order
         try:
             key = order.processes[0].key
-            result = self._tracing.run(order.kind, key, order.seconds, self._stopping)
-            report = _Report(result.state, result.detail, 0, result.text, time.monotonic())
+            result = self._tracing.run(order.kind, key, order.seconds, work.called_off)
+            report = Report(result.state, result.detail, 0, result.text, time.monotonic())
         except Exception as error:  # an order must not stay open on account of a bug
             log.exception("a %s capture failed unexpectedly", order.kind)
-            report = _Report("failed", f"{type(error).__name__}", 0, "", time.monotonic())
+            report = Report("failed", f"{type(error).__name__}", 0, "", time.monotonic())
         self._note(order.order_id, report)
-        self._send_reports()
+        self._wake.set()
 
-    def _note(self, order_id: str, report: _Report) -> None:
+    def _note(self, order_id: str, report: Report) -> None:
         with self._shared.lock:
             work = self._shared.work.get(order_id)
             if work is None or work.finished:
@@ -320,7 +285,7 @@ class Orders:
         with self._shared.lock:
             waiting = [(key, each) for key, each in self._shared.work.items() if each.report]
         for order_id, work in waiting:
-            report = cast("_Report", work.report)
+            report = cast("Report", work.report)
             answer = self._tell(
                 work.collector,
                 order_id,
@@ -336,7 +301,7 @@ class Orders:
             if status == _OK or status in _LASTING or tired:
                 self._settle(order_id, report, over=status != _OK)
 
-    def _settle(self, order_id: str, report: _Report, *, over: bool) -> None:
+    def _settle(self, order_id: str, report: Report, *, over: bool) -> None:
         """Forget a report that has arrived, and the order with its last one."""
         with self._shared.lock:
             work = self._shared.work.get(order_id)
@@ -346,6 +311,8 @@ class Orders:
                 work.report = None
             if over or (work.finished and work.report is None):
                 del self._shared.work[order_id]
+                # A collector that did not take the last word may offer it again.
+                self._shared.settled.append(order_id)
 
     def _tell(self, collector: int, order_id: str, said: Mapping[str, Any]) -> Answer | None:
         """Say something of an order; None where nobody has heard it."""
@@ -392,5 +359,5 @@ class Orders:
             unfinished = [key for key, work in self._shared.work.items() if not work.finished]
         detail = "the agent stops or was reconfigured"
         for order_id in unfinished:
-            self._note(order_id, _Report("failed", detail, 0, "", time.monotonic()))
+            self._note(order_id, Report("failed", detail, 0, "", time.monotonic()))
         self._send_reports()

@@ -3,6 +3,7 @@
 A batch leaves the spool when a collector has it (2xx) or refuses it for good; everything else is
 tried again, with full jitter, for as long as the spool keeps it. What is wrong with the way (a
 refused token, a wrong path) and not with the batch costs no batch: it waits until that is mended.
+One that breaks the collector is passed over, and given up when others arrive all the same.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from flamewell_agent.collector_client import (
     judge,
     parse_retry_after,
 )
+from flamewell_agent.errors import UnreadableBatchError
 from flamewell_agent.metrics import AgentMetrics
 from flamewell_agent.spool import Segment, Spool
+from flamewell_agent.suspects import UNREADABLE, Suspects
 
 __all__ = ["Destination", "Outcome", "Shipper", "judge", "parse_retry_after"]
 
@@ -31,9 +34,6 @@ _BACKOFF_FIRST_SECONDS, _BACKOFF_LIMIT_SECONDS = 1.0, 60.0
 _RETRY_AFTER_LIMIT_SECONDS = 300.0
 _FIRST_COLLECTOR_AGAIN_SECONDS = 300.0
 _IDLE_SECONDS, _LAST_LOOK_SECONDS = 5.0, 0.1
-# A batch that makes the collector answer 500 this often (some minutes) is given up, so that one
-# poisonous batch does not hold back all the later ones until the spool is full.
-_SERVER_ERROR_ATTEMPTS = 10
 
 
 class Shipper:
@@ -67,7 +67,8 @@ class Shipper:
         self._left_first_at = 0.0
         self._failures = 0
         self._told: set[tuple[int, str]] = set()  # collector, reason: of this outage
-        self._server_errors: tuple[int, int] = (0, 0)  # sequence, how often
+        self._suspects = Suspects()
+        self._failed_at_stop = 0
         self._stopping = threading.Event()
         self._deadline = 0.0
         self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
@@ -78,7 +79,10 @@ class Shipper:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Send what waits for at most ``timeout`` seconds, giving up at the first failure."""
+        """Send what waits for at most ``timeout`` seconds, until no collector takes it.
+
+        An attempt that takes longer goes on by itself: nobody else can claim its batch meanwhile.
+        """
         self._deadline = time.monotonic() + timeout
         self._stopping.set()
         self._spool.wake()
@@ -94,17 +98,41 @@ class Shipper:
                 _log.exception("sending failed unexpectedly")
                 self._metrics.add_stage_failure("shipper")
                 self._failures += 1
+                self._failed_at_stop += self._stopping.is_set()
                 self._pause(None)
 
     def _step(self) -> None:
-        segment = self._spool.oldest()
+        try:
+            segment = self._choose()
+        except UnreadableBatchError as error:
+            self._failed_at_stop += self._stopping.is_set()
+            self._note_failure(error.sequence, Outcome("retry", UNREADABLE, detail=str(error)))
+            return
         if segment is None:
             # At the end, what the spool still writes is waited for, up to the deadline.
             self._spool.wait(_LAST_LOOK_SECONDS if self._stopping.is_set() else _IDLE_SECONDS)
             return
-        outcome = self._give_up_poison(segment, self._client.send(segment, self._current))
+        try:
+            self._send(segment)
+        finally:
+            self._spool.release(segment.sequence)
+
+    def _choose(self) -> Segment | None:
+        """Claim the oldest batch, or the oldest of those that nothing is held against."""
+        passed_over = self._suspects.passed_over()
+        segment = self._spool.claim(passed_over) if passed_over else None
+        if segment is None:
+            segment = self._spool.claim()
+            if segment is not None:
+                self._suspects.forget_before(segment.sequence)
+        return segment
+
+    def _send(self, segment: Segment) -> None:
+        stopping = self._stopping.is_set()
+        outcome = self._client.send(segment, self._current)
         if outcome.kind == "retry":
-            self._retry_later(outcome)
+            self._failed_at_stop += stopping
+            self._note_failure(segment.sequence, outcome)
             return
         self._spool.remove(segment.sequence)
         if outcome.kind == "delivered":
@@ -117,23 +145,26 @@ class Shipper:
                 outcome.detail,
             )
             self._metrics.add_dropped(outcome.reason)
-        self._failures = 0
+        self._failures = self._failed_at_stop = 0
         self._told.clear()
 
     def _finished(self) -> bool:
+        """Tell whether to end: at the stop each collector is tried once more."""
         if not self._stopping.is_set():
             return False
-        return self._failures > 0 or len(self._spool) == 0 or time.monotonic() > self._deadline
+        tried_all = self._failed_at_stop >= max(self._collectors, 1)
+        return tried_all or len(self._spool) == 0 or time.monotonic() > self._deadline
 
-    def _give_up_poison(self, segment: Segment, outcome: Outcome) -> Outcome:
-        if outcome.reason != "status_500":
-            return outcome
-        sequence, count = self._server_errors
-        count = count + 1 if sequence == segment.sequence else 1
-        self._server_errors = (segment.sequence, count)
-        if count < _SERVER_ERROR_ATTEMPTS:
-            return outcome
-        return Outcome("refused", "server_error", detail=outcome.detail)
+    def _note_failure(self, sequence: int, outcome: Outcome) -> None:
+        if self._suspects.note_failure(sequence, outcome.reason):
+            _log.warning(
+                "a batch fails again and again while others arrive, it is dropped: %s %s",
+                outcome.reason,
+                outcome.detail,
+            )
+            self._spool.remove(sequence)
+            self._metrics.add_dropped("poisonous")
+        self._retry_later(outcome)
 
     def _retry_later(self, outcome: Outcome) -> None:
         self._metrics.add_send_failure(outcome.reason)
@@ -149,7 +180,7 @@ class Shipper:
             outcome.reason,
             outcome.detail,
         )
-        if self._collectors > 1:
+        if self._collectors > 1 and outcome.reason != UNREADABLE:
             if self._current == 0:
                 self._left_first_at = time.monotonic()
             self._current = (self._current + 1) % self._collectors
@@ -173,6 +204,7 @@ class Shipper:
             self._current = 0
 
     def _note_delivery(self, segment: Segment, outcome: Outcome) -> None:
+        self._suspects.note_arrival(segment.sequence)
         self._metrics.add_sent(len(segment.payload))
         if self._failures:
             _log.info("sending works again after %d failures", self._failures)

@@ -7,15 +7,16 @@ does not keep pace costs the oldest batches that still wait for it, counted, nev
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from flamewell_agent import spool_files
-from flamewell_agent.errors import StateError
+from flamewell_agent.errors import StateError, UnreadableBatchError
 from flamewell_agent.spool_files import Encoding, Segment, Waiting
 
 __all__ = ["Encoding", "Segment", "Spool"]
@@ -40,8 +41,8 @@ class Spool:
         encoding: How new batches are compressed; those on disk keep theirs.
         max_age_seconds: Older batches are dropped: no collector would take them.
         on_drop: Told the reason and the number of batches that were given up: ``spool_full``,
-            ``spool_busy`` (the disk is too slow), ``too_large``, ``too_old``, ``write_failed``
-            or ``corrupt``.
+            ``spool_busy`` (the disk is too slow), ``disk_full`` (older ones made room),
+            ``too_large``, ``too_old``, ``write_failed`` or ``corrupt``.
         clock: Seconds since the epoch.
 
     Raises:
@@ -81,6 +82,7 @@ class Spool:
             self._waiting = OrderedDict(spool_files.recover(directory))
         except OSError as error:
             raise StateError(f"the spool {directory} cannot be used: {error}") from error
+        self._claimed: set[int] = set()
         self._size_bytes = sum(each.size_bytes for each in self._waiting.values())
         self._next_sequence = max(self._waiting, default=0) + 1
         self._writer = threading.Thread(target=self._write_all, name="spool-writer", daemon=True)
@@ -128,18 +130,38 @@ class Spool:
                 self._changed.wait(left)
         return True
 
-    def oldest(self) -> Segment | None:
-        """Read the batch that has waited longest; it stays until ``remove``."""
+    def claim(self, passing_over: Collection[int] = ()) -> Segment | None:
+        """Read the batch that has waited longest, for the caller alone.
+
+        Until ``release`` or ``remove`` nobody else gets it, and it is not dropped.
+
+        Args:
+            passing_over: Sequences to leave alone.
+
+        Raises:
+            UnreadableBatchError: The disk does not give it just now: it stays.
+        """
         while True:
             self._drop_old()
             with self._changed:
-                sequence = next(iter(self._waiting), None)
-            if sequence is None:
-                return None
+                taken = {*passing_over, *self._claimed}
+                sequence = next((each for each in self._waiting if each not in taken), None)
+                if sequence is None:
+                    return None
+                self._claimed.add(sequence)
             try:  # outside the lock: a disk that hangs must not hold up put()
                 return spool_files.read(self._path(sequence), sequence)
-            except (OSError, ValueError) as error:
+            except (FileNotFoundError, ValueError) as error:
                 self._set_aside(sequence, error)
+            except OSError as error:
+                self.release(sequence)
+                raise UnreadableBatchError(sequence, str(error)) from error
+
+    def release(self, sequence: int) -> None:
+        """Give a claimed batch back; it may be gone already."""
+        with self._changed:
+            self._claimed.discard(sequence)
+            self._changed.notify_all()
 
     def remove(self, sequence: int) -> None:
         """Forget a batch that was sent or refused; it may be gone already."""
@@ -149,11 +171,11 @@ class Spool:
             self._unlink(sequence)
 
     def wait(self, timeout: float) -> bool:
-        """Wait until there is a batch, or ``wake`` is called; tell whether there is one."""
+        """Wait until a batch can be claimed, or for ``wake``; tell whether one can."""
         with self._changed:
-            if not self._waiting:
+            if not self._claimable():
                 self._changed.wait(timeout)
-            return bool(self._waiting)
+            return self._claimable()
 
     def wake(self) -> None:
         """End every ``wait``."""
@@ -176,6 +198,9 @@ class Spool:
         if not self._writer.is_alive():
             # A writer that hangs in the disk keeps the lock: nobody else may number files now.
             self._lock_file.close()
+
+    def _claimable(self) -> bool:
+        return len(self._waiting) > len(self._claimed)
 
     def _too_much_handed_over(self) -> bool:
         return (
@@ -216,7 +241,7 @@ class Spool:
         sequence = self._next_sequence  # only this thread changes it
         self._next_sequence += 1
         try:
-            spool_files.write(self._path(sequence), body, self._encoding, int(now * 1000))
+            self._write(sequence, body, int(now * 1000))
         except OSError as error:  # a full or read-only disk must not end the sampling
             _log.warning("a batch could not be spooled: %s", error)
             self._on_drop("write_failed", 1)
@@ -226,16 +251,52 @@ class Spool:
             self._size_bytes += size
             self._changed.notify_all()
 
+    def _write(self, sequence: int, body: bytes, created_unix_ms: int) -> None:
+        """Write a batch; where the disk is full the oldest ones give it their place.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        path = self._path(sequence)
+        try:
+            spool_files.write(path, body, self._encoding, created_unix_ms)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            with self._changed:
+                wanted = self._size_bytes - spool_files.HEADER_BYTES - len(body)
+                if wanted < 0:
+                    raise  # all of them together are too little
+                dropped = self._forget_oldest(lambda: self._size_bytes > wanted)
+            self._give_up(dropped, "disk_full")
+            spool_files.write(path, body, self._encoding, created_unix_ms)
+
     def _make_room(self, size: int) -> None:
-        dropped = []
         with self._changed:
-            while self._waiting and (
-                self._size_bytes + size > self._max_bytes or len(self._waiting) >= _BATCHES_AT_MOST
-            ):
-                sequence = next(iter(self._waiting))
-                self._forget(sequence)
-                dropped.append(sequence)
+            dropped = self._forget_oldest(
+                lambda: (
+                    self._size_bytes + size > self._max_bytes
+                    or len(self._waiting) >= _BATCHES_AT_MOST
+                )
+            )
         self._give_up(dropped, "spool_full")
+
+    def _forget_oldest(self, goes_on: Callable[[], bool]) -> list[int]:
+        """Take the oldest that nobody is sending out of the books; the lock is held."""
+        dropped: list[int] = []
+        spared = []
+        # From the head, and put back there: a walk over the whole queue would be done for each.
+        while self._waiting and goes_on():
+            sequence = next(iter(self._waiting))
+            if sequence in self._claimed:
+                spared.append((sequence, self._waiting.pop(sequence)))
+                continue
+            self._forget(sequence)
+            dropped.append(sequence)
+        for sequence, known in reversed(spared):
+            self._waiting[sequence] = known
+            self._waiting.move_to_end(sequence, last=False)
+        return dropped
 
     def _drop_old(self) -> None:
         """Drop what no collector would take any more.
@@ -244,14 +305,10 @@ class Spool:
         forward, the collector would take the old times for old as well.
         """
         limit = self._clock() - self._max_age
-        dropped = []
         with self._changed:
-            while self._waiting:
-                sequence, first = next(iter(self._waiting.items()))
-                if first.created_unix >= limit:
-                    break
-                self._forget(sequence)
-                dropped.append(sequence)
+            dropped = self._forget_oldest(
+                lambda: next(iter(self._waiting.values())).created_unix < limit
+            )
         self._give_up(dropped, "too_old")
 
     def _give_up(self, sequences: list[int], reason: str) -> None:
@@ -262,6 +319,7 @@ class Spool:
 
     def _forget(self, sequence: int) -> bool:
         """Take a batch out of the books; the lock is held."""
+        self._claimed.discard(sequence)
         known = self._waiting.pop(sequence, None)
         if known is not None:
             self._size_bytes -= known.size_bytes

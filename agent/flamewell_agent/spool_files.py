@@ -6,8 +6,10 @@ A file appears by an atomic rename after an fsync, so that a kill -9 or a power 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gzip
+import logging
 import os
 import stat
 import struct
@@ -19,6 +21,8 @@ from typing import BinaryIO, Literal
 import zstandard
 
 from flamewell_agent.errors import StateError
+
+_log = logging.getLogger(__name__)
 
 Encoding = Literal["zstd", "gzip"]
 SUFFIX, _TEMPORARY_SUFFIX = ".batch", ".tmp"
@@ -120,22 +124,32 @@ def write(path: Path, body: bytes, encoding: Encoding, created_unix_ms: int) -> 
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
-        _sync_directory(path.parent)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+    try:
+        _sync_directory(path.parent)
+    except OSError as error:
+        # It is in its place: only a power cut might still take it.
+        _log.warning("the directory of the spool cannot be synced: %s", error)
 
 
 def read(path: Path, sequence: int) -> Segment:
     """Read and check one file.
 
     Raises:
-        OSError: It is gone, or no regular file.
+        OSError: It is gone, or the system does not give it just now.
         ValueError: It is not what was written.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags), "rb") as file:
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a symbolic link, a socket
+            raise ValueError("not a regular file") from error
+        raise
+    with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("not a regular file")
         content = file.read()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,21 +37,30 @@ class Answer:
 class StatusServer:
     """Serves ``/metrics``, ``/-/healthy``, ``/-/ready``, ``/ready`` and ``/coverage``.
 
-    Ready: a cycle has finished. Healthy: none has been missing for ``stale_after_seconds``.
+    Ready: a cycle has finished. Healthy: none has been missing for ``stale_after_seconds``, the
+    first one included.
 
     Args:
         address: Host and port; port 0 takes a free one.
         metrics: What is shown.
         stale_after_seconds: After how long without a finished cycle the agent counts as stuck.
+        clock: Seconds, never set back.
 
     Raises:
         StateError: The address cannot be listened on.
     """
 
     def __init__(
-        self, address: tuple[str, int], metrics: AgentMetrics, *, stale_after_seconds: float
+        self,
+        address: tuple[str, int],
+        metrics: AgentMetrics,
+        *,
+        stale_after_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics = metrics
+        self._clock = clock
+        self._began = clock()
         self._stale_after = stale_after_seconds
         self._routes: dict[str, Callable[[], Answer]] = {
             "/metrics": self._show_metrics,
@@ -102,7 +113,9 @@ class StatusServer:
 
     def _show_healthy(self) -> Answer:
         age = self._metrics.seconds_since_cycle
-        if age is not None and age > self._stale_after:
+        if age is None:
+            age = self._clock() - self._began
+        if age > self._stale_after:
             return Answer(503, _TEXT, f"no cycle has finished for {age:.0f} s\n".encode())
         return Answer(200, _TEXT, b"healthy\n")
 
@@ -134,6 +147,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], answer: Callable[[str], Answer]) -> None:
         self.answer = answer
         self._slots = threading.BoundedSemaphore(_CONNECTIONS_AT_ONCE)
+        self._deadlines: dict[socket.socket, float] = {}
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
 
@@ -142,6 +156,7 @@ class _Server(ThreadingHTTPServer):
         if not self._slots.acquire(blocking=False):
             self.shutdown_request(request)
             return
+        self._deadlines[request] = time.monotonic() + _REQUEST_TIMEOUT_SECONDS
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -149,7 +164,16 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._deadlines.pop(request, None)
             self._slots.release()
+
+    def service_actions(self) -> None:
+        """End what takes too long in all: the handler's timeout is one of each read and write."""
+        now = time.monotonic()
+        for request, deadline in list(self._deadlines.items()):
+            if now > deadline:
+                with contextlib.suppress(OSError):  # it has ended by itself
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as in the parent
         """Note a client that went away; it is nobody's failure."""

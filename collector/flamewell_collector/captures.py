@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
@@ -57,6 +57,7 @@ class Target:
         namespace: Of the pod.
         pod: Its name.
         container: Its name within the pod.
+        cluster: Label ``cluster``; with it only agents of that cluster are asked.
         node: Label ``node``; with it only that node's agent is asked.
         pid: On that node, in its agent's PID namespace; 0: not named.
     """
@@ -66,6 +67,7 @@ class Target:
     namespace: str = ""
     pod: str = ""
     container: str = ""
+    cluster: str = ""
     node: str = ""
     pid: int = 0
 
@@ -95,7 +97,7 @@ class Capture:
         wish: For what.
         state: Where it is.
         detail: The last word on it.
-        refusals: Node → why its agent does not take it, while others still may.
+        refusals: Node, or cluster/node → why its agent does not take it, while others still may.
         node: Of the agent that took it.
         agent_id: That agent.
         samples: What it has brought so far.
@@ -139,6 +141,7 @@ class Report:
         detail: Why, for people.
         samples: So far.
         result_text: Of strace and gdb.
+        cluster: Of the agent.
     """
 
     node: str
@@ -147,6 +150,7 @@ class Report:
     detail: str = ""
     samples: int = 0
     result_text: str = ""
+    cluster: str = ""
 
 
 def parse_wish(body: object) -> Wish:
@@ -176,7 +180,7 @@ def parse_report(body: object) -> Report:
     Raises:
         InvalidRequest: It is not as it should be.
     """
-    known = ("node", "agent_id", "state", "detail", "samples", "result_text")
+    known = ("node", "cluster", "agent_id", "state", "detail", "samples", "result_text")
     fields = _object(body, "the body", known)
     state = fields.get("state")
     if state not in AGENT_STATES:
@@ -194,18 +198,49 @@ def parse_report(body: object) -> Report:
         detail=_tidy(detail, MAX_DETAIL),
         samples=_whole(fields, "samples", 0, low=0, high=1 << 53),
         result_text=text.encode("utf-8", "replace").decode("utf-8"),
+        cluster=_name(fields, "cluster"),
     )
 
 
-def is_offered(capture: Capture, *, tenant: str, node: str) -> bool:
-    """Tell whether an agent of a node is to be asked."""
-    wanted = capture.wish.target.node
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """An agent that asks for work.
+
+    Attributes:
+        node: Its label ``node``.
+        agent_id: This run of it.
+        running: Ids of what it is at.
+        cluster: Its label ``cluster``.
+    """
+
+    node: str
+    agent_id: str
+    running: Collection[str] = ()
+    cluster: str = ""
+
+
+def place(cluster: str, node: str) -> str:
+    """Name a node so that it is not taken for its namesake in another cluster."""
+    return f"{cluster}/{node}" if cluster else node
+
+
+def is_offered(capture: Capture, tenant: str, poll: Poll) -> bool:
+    """Tell whether an agent is to be asked."""
+    if capture.tenant != tenant:
+        return False
+    if capture.state == "accepted":
+        # It has taken it without knowing: our answers to that got lost.
+        held = (capture.node, capture.agent_id) == (poll.node, poll.agent_id)
+        return held and capture.capture_id not in poll.running
     return (
         capture.state == "waiting"
-        and capture.tenant == tenant
-        and wanted in {"", node}
-        and node not in capture.refusals
+        and _is_for(capture.wish.target, poll.cluster, poll.node)
+        and place(poll.cluster, poll.node) not in capture.refusals
     )
+
+
+def _is_for(target: Target, cluster: str, node: str) -> bool:
+    return target.node in {"", node} and target.cluster in {"", cluster}
 
 
 def apply(capture: Capture, report: Report, now_ms: int) -> Capture:
@@ -261,17 +296,18 @@ def expire(capture: Capture, now_ms: int) -> Capture:
 
 def _first_word(capture: Capture, report: Report, now_ms: int) -> Capture:
     """Take what an agent says of a capture that nobody has yet."""
-    wanted = capture.wish.target.node
-    if wanted not in {"", report.node}:
-        raise Conflict(f"the capture is for the agent of {wanted}")
+    target = capture.wish.target
+    wanted, here = target.node, place(report.cluster, report.node)
+    if not _is_for(target, report.cluster, report.node):
+        raise Conflict(f"the capture is for the agent of {place(target.cluster, wanted)}")
     if report.state == "refused":
         reason = report.detail or "no reason given"
-        refusals = {**capture.refusals, report.node: reason}
+        refusals = {**capture.refusals, here: reason}
         # One that names its node has nobody else to ask.
         if wanted or len(refusals) >= MAX_REFUSALS:
             ended = _ended(capture, "refused", _refusal_text(refusals), now_ms)
             return replace(ended, refusals=refusals, node=report.node if wanted else "")
-        return replace(capture, refusals=refusals, detail=f"refused by {report.node}: {reason}")
+        return replace(capture, refusals=refusals, detail=f"refused by {here}: {reason}")
     if report.state != "accepted":
         raise Conflict("the capture has not been accepted: accept it first")
     return replace(

@@ -160,6 +160,12 @@ def load_config(flags: argparse.Namespace, environ: Mapping[str, str]) -> Loaded
             f"listen is {config.listen!r}: others can reach that address, and nobody is asked for "
             "credentials. Listen on 127.0.0.1, or allow it with --allow-anonymous"
         )
+    if not config.is_loopback and config.allow_tracing_captures:
+        raise ConfigError(
+            f"allow_tracing_captures is on and listen is {config.listen!r}: whoever reaches that "
+            "address could have any process traced by strace and gdb. Listen on 127.0.0.1, or "
+            "switch it off"
+        )
     if not config.data_dir:
         raise ConfigError("data_dir is empty; name the folder of the store")
     if not config.ingest_path.startswith("/") or "<" in config.ingest_path:

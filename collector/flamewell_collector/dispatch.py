@@ -9,13 +9,26 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from flamewell_collector import captures
-from flamewell_collector.captures import TRACING_COST, TRACING_KINDS, Capture, Report, Wish
-from flamewell_collector.errors import Forbidden, NotFound, Overloaded, StorageUnavailable
+from flamewell_collector.captures import (
+    TRACING_COST,
+    TRACING_KINDS,
+    Capture,
+    Poll,
+    Report,
+    Wish,
+)
+from flamewell_collector.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    StorageUnavailable,
+)
 from flamewell_collector.store.captures import AuditLine, CaptureStore
 
 log = logging.getLogger(__name__)
@@ -23,6 +36,8 @@ audit_log = logging.getLogger("flamewell.audit")
 
 MAX_OPEN: Final = 100
 _WAIT_SECONDS: Final = 60
+_CLUSTER_KNOWN_MS: Final = 3_600_000
+_NODES_KNOWN: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +78,7 @@ class Dispatch:
         self._count = count
         self._lock = threading.Lock()
         now = clock()
+        self._clusters: dict[tuple[str, str], dict[str, int]] = {}
         # Agents could not be heard while the collector was away.
         self._open = {
             each.capture_id: replace(each, heard_ms=now) if each.accepted_ms else each
@@ -74,6 +90,7 @@ class Dispatch:
 
         Raises:
             Forbidden: It is of a kind that is switched off.
+            InvalidRequest: Several clusters have a node of that name.
             Overloaded: Too many are open.
             StorageUnavailable: It can't be written.
         """
@@ -89,6 +106,7 @@ class Dispatch:
             raise Forbidden(refusal)
         with self._lock:
             self._expire(now)
+            self._refuse_namesakes(tenant, wish.target, now)
             if len(self._open) >= MAX_OPEN:
                 raise Overloaded(
                     f"{MAX_OPEN} captures are open: cancel one, or wait",
@@ -131,23 +149,22 @@ class Dispatch:
         """Give what happened to one, oldest first."""
         return self._store.audit(capture_id)
 
-    def poll(self, tenant: str, node: str, agent_id: str, running: Collection[str]) -> Handout:
+    def poll(self, tenant: str, poll: Poll) -> Handout:
         """Answer an agent that asks for work and says what it is at."""
         now = self._clock()
         with self._lock:
             self._expire(now)
+            self._note_cluster(tenant, poll, now)
             ended = []
-            for capture_id in running:
+            for capture_id in poll.running:
                 found = self._open.get(capture_id)
-                if found is None or (found.node, found.agent_id) != (node, agent_id):
+                if found is None or (found.node, found.agent_id) != (poll.node, poll.agent_id):
                     ended.append(capture_id)
                 else:
                     # In memory alone: what is lost with it is at most a minute of patience.
                     self._open[capture_id] = replace(found, heard_ms=now)
             orders = tuple(
-                each
-                for each in self._open.values()
-                if captures.is_offered(each, tenant=tenant, node=node)
+                each for each in self._open.values() if captures.is_offered(each, tenant, poll)
             )
         return Handout(orders, tuple(ended))
 
@@ -170,6 +187,25 @@ class Dispatch:
         """End what has run out of time; a job calls this now and then."""
         with self._lock:
             self._expire(self._clock())
+
+    def _note_cluster(self, tenant: str, poll: Poll, now: int) -> None:
+        """Remember in which clusters there is a node of a name."""
+        if (tenant, poll.node) not in self._clusters and len(self._clusters) >= _NODES_KNOWN:
+            self._clusters.pop(next(iter(self._clusters)))
+        seen = self._clusters.setdefault((tenant, poll.node), {})
+        seen[poll.cluster] = now
+        for cluster in [each for each, at in seen.items() if now - at > _CLUSTER_KNOWN_MS]:
+            del seen[cluster]
+
+    def _refuse_namesakes(self, tenant: str, target: captures.Target, now: int) -> None:
+        """Take no order for a node of which there are several: it would be anybody's."""
+        seen = self._clusters.get((tenant, target.node), {})
+        known = sorted(each for each, at in seen.items() if now - at <= _CLUSTER_KNOWN_MS)
+        if target.node and not target.cluster and len(known) > 1:
+            named = ", ".join(each or "(none)" for each in known)
+            raise InvalidRequest(
+                f"several clusters have a node {target.node}: {named}; name the target's cluster"
+            )
 
     def _expire(self, now: int) -> None:
         for each in list(self._open.values()):
@@ -206,7 +242,7 @@ class Dispatch:
 
 
 def _line_of_report(before: Capture, after: Capture, report: Report, now: int) -> AuditLine | None:
-    who = f"agent {report.node}"
+    who = f"agent {captures.place(report.cluster, report.node)}"
     if report.state == "refused":
         return _line(after, now, who, "refuse", report.detail)
     if before.state == "waiting":

@@ -24,6 +24,8 @@ KINDS = ("cpu", "wall", "native", "strace", "gdb")
 OPEN_STATES = frozenset({"waiting", "accepted", "running"})
 _PATH = "/api/v1/captures"
 _LOOK_SECONDS = 1.0
+_PATIENCE_SECONDS = 30.0
+"""A collector that restarts is back within it."""
 _DESCRIPTION = """\
 Asks for a closer look at one service, container, pod or process, now: an agent fetches the order
 within some 10 s, carries it out inside its overhead budget or says why not, and the samples carry
@@ -52,7 +54,16 @@ kinds:
 _EPILOG = """\
 exit status: 0 done (without --wait: taken), 1 failed, refused, expired or cancelled, 2 wrong usage.
 """
-_TARGET_OPTIONS = ("service", "container_id", "namespace", "pod", "container", "node", "pid")
+_TARGET_OPTIONS = (
+    "service",
+    "container_id",
+    "namespace",
+    "pod",
+    "container",
+    "cluster",
+    "node",
+    "pid",
+)
 
 
 def add_capture(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,6 +87,7 @@ def add_capture(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     target.add_argument("--pod", metavar="NAME", help="with --container and --namespace if needed")
     target.add_argument("--container", metavar="NAME", help="of the pod")
     target.add_argument("--namespace", metavar="NAME", help="of the pod")
+    target.add_argument("--cluster", metavar="NAME", help="only there")
     target.add_argument("--node", metavar="NAME", help="only there")
     target.add_argument("--pid", type=int, metavar="PID", help="on --node")
     how = parser.add_argument_group("how")
@@ -167,9 +179,9 @@ def _follow(args: argparse.Namespace, url: str, client: Client, capture: dict[st
             print(f"flamewell: capture {harmless(capture['id'])}: {news}", file=sys.stderr)
             told = news
         if capture["state"] not in OPEN_STATES:
-            return _tell(args, url, _read(client, capture["id"]))
+            return _tell(args, url, _read_patiently(client, capture["id"]))
         time.sleep(_LOOK_SECONDS)
-        capture = _read(client, capture["id"])
+        capture = _read_patiently(client, capture["id"])
 
 
 def _tell(args: argparse.Namespace, url: str, capture: dict[str, Any]) -> int:
@@ -218,6 +230,20 @@ def _read(client: Client, capture_id: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CommandError("the collector did not answer with a capture")
     return found
+
+
+def _read_patiently(client: Client, capture_id: str) -> dict[str, Any]:
+    """Read a capture; a collector that is away for a while does not end it."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return _read(client, capture_id)
+        except CommandError as error:
+            if time.monotonic() >= deadline:
+                raise CommandError(
+                    f"{error} (the capture may still run: flamewell capture wait {capture_id})"
+                ) from error
+        time.sleep(_LOOK_SECONDS)
 
 
 def _path_of(capture_id: str) -> str:

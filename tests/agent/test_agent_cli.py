@@ -198,7 +198,7 @@ def take_all(directory: Path) -> list[Segment]:
     shutil.copytree(directory, copy)
     spool = Spool(copy, 1 << 30)
     segments = []
-    while (segment := spool.oldest()) is not None:
+    while (segment := spool.claim()) is not None:
         segments.append(segment)
         spool.remove(segment.sequence)
     spool.close()
@@ -589,12 +589,19 @@ def test_cgroups(tmp_path):
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(200, "ok"), (400, "ok"), (401, "fail"), (403, "fail"), (404, "fail"), (502, "warn")],
+    [
+        *((status, "ok") for status in (200, 202, 400)),
+        *((status, "fail") for status in (301, 302, 307, 401, 403, 404, 405, 407, 413, 415, 421)),
+        *((status, "warn") for status in (408, 425, 429, 500, 502, 503)),
+    ],
 )
 def test_the_right_to_write(status, expected):
-    found = check_sending.judge_write("http://c", status, with_token=True)
+    headers = {"Location": "https://c/login"}
+    found = check_sending.judge_write("http://c", status, headers, with_token=True)
     assert found.status == expected
     assert bool(found.mend) == (expected != "ok")
+    if status in {301, 302, 307}:
+        assert "https://c/login" in found.mend
 
 
 @pytest.mark.parametrize(("skew", "status"), [(2, "ok"), (-90, "warn"), (3600, "fail")])
@@ -602,8 +609,16 @@ def test_clocks_that_differ(skew, status):
     date = "Sun, 01 Mar 2026 12:00:00 GMT"
     found = check_sending.check_clock("http://c", date, 1772366400 + skew)
     assert found.status == status
-    assert check_sending.check_clock("http://c", "soon", 0).status == "ok"
+    for other in ("soon", "Thu, 01 Jan 99999999999999999999 00:00:00 GMT"):
+        assert check_sending.check_clock("http://c", other, 0).status == "ok"
 
 
 def test_a_full_disk_is_told_in_advance(tmp_path):
     assert checks.check_state_dir(tmp_path, 1 << 60).status == "warn"
+
+
+def test_a_look_at_the_state_directory_makes_nothing(tmp_path):
+    assert checks.check_state_dir(tmp_path / "a" / "b", 1).status == "ok"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "spool").write_text("no directory")
+    assert checks.check_state_dir(tmp_path, 1).status == "fail"

@@ -13,6 +13,7 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flamewell_agent import status_server
 from flamewell_agent.errors import StateError
 from flamewell_agent.metrics import AgentMetrics, agent_cpu_seconds, agent_memory_bytes
 from flamewell_agent.model import Coverage, Process, ProcessKey
@@ -61,8 +62,8 @@ def metrics(clock) -> AgentMetrics:
 
 
 @pytest.fixture
-def server(metrics):
-    server = StatusServer(("127.0.0.1", 0), metrics, stale_after_seconds=60)
+def server(metrics, clock):
+    server = StatusServer(("127.0.0.1", 0), metrics, stale_after_seconds=60, clock=clock)
     server.start()
     yield server
     server.stop()
@@ -152,6 +153,27 @@ def test_unhealthy_when_no_cycle_has_finished_for_long(server, metrics, clock):
     metrics.publish(COVERAGE)
     clock.now += 61
     assert get(server, "/-/healthy")[::2] == (503, b"no cycle has finished for 61 s\n")
+
+
+def test_unhealthy_when_the_first_cycle_never_ends(server, clock):
+    clock.now += 59
+    assert get(server, "/-/healthy")[0] == 200
+    clock.now += 2
+    assert get(server, "/-/healthy")[0] == 503
+
+
+def test_slow_connections_do_not_keep_their_places(server, monkeypatch):
+    monkeypatch.setattr(status_server, "_REQUEST_TIMEOUT_SECONDS", 0.2)
+    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(16)]
+    try:
+        for each in slow:  # within the time that each read has, they never end a request
+            each.sendall(b"GET /-/healthy HTTP/1.0\r\n")
+        for each in slow:
+            assert each.recv(100) == b""
+        assert get(server, "/-/healthy")[0] == 200
+    finally:
+        for each in slow:
+            each.close()
 
 
 def test_coverage_names_every_process_and_no_argument(server, metrics):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from agent.conftest import Spawn
 
-from flamewell_agent import procfs, trace_guard
+from flamewell_agent import procfs, trace_guard, trace_record
 from flamewell_agent.captures import Tracers, judge, make_command, parse_said, printable
 from flamewell_agent.model import ProcessKey
 from flamewell_agent.trace_guard import Kept, Outcome
@@ -253,6 +253,42 @@ def test_a_process_left_stopped_is_set_going_again(spawn: Spawn) -> None:
         assert wait_for(lambda: trace_guard.release(key.pid, target) == "gone")
     finally:
         os.close(target)
+
+
+def test_a_process_left_stopped_by_a_killed_container_is_set_going_at_the_start(
+    spawn: Spawn, tmp_path: Path
+) -> None:
+    key, other = started(spawn), started(spawn)
+    record = tmp_path / "traced.json"
+    trace_record.write(record, key)
+    for each in (key, other):
+        os.kill(each.pid, signal.SIGSTOP)
+        wait_for(lambda pid=each.pid: trace_guard.look(pid)[0] == "T")
+    Tracers(record=record).rescue()
+    assert is_free(key.pid)
+    assert not is_free(other.pid)
+    assert not record.exists()
+    # Another process by now, or another boot: nobody's business.
+    trace_record.write(record, ProcessKey(other.pid, other.start_ticks + 1))
+    Tracers(record=record).rescue()
+    assert not is_free(other.pid)
+    for content in (b"", b"[]", b"{", json.dumps({"boot": "x", **other._asdict()}).encode()):
+        record.write_bytes(content)
+        Tracers(record=record).rescue()
+        assert not is_free(other.pid)
+
+
+@needs_strace
+def test_whom_is_traced_is_on_record_meanwhile(spawn: Spawn, tmp_path: Path) -> None:
+    key, stop, record = started(spawn), threading.Event(), tmp_path / "traced.json"
+    tracers = Tracers(record=record)
+    thread = threading.Thread(target=tracers.run, args=("strace", key, 10, stop))
+    thread.start()
+    wait_for(lambda: trace_guard.look(key.pid)[1])
+    assert trace_record.read(record) == key
+    stop.set()
+    thread.join()
+    assert trace_record.read(record) is None
 
 
 def test_a_flood_of_output_is_bounded() -> None:

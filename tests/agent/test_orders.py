@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,11 +21,12 @@ from collector.batches import P, batch
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from flamewell_agent import procfs, trace_guard
-from flamewell_agent.captures import Tracers
+from flamewell_agent.captures import TraceResult, Tracers
 from flamewell_agent.collector_client import Destination
+from flamewell_agent.errors import OrderError
 from flamewell_agent.metrics import AgentMetrics
 from flamewell_agent.model import Process, ProcessKey
-from flamewell_agent.order_client import OrderClient
+from flamewell_agent.order_client import Answer, OrderClient
 from flamewell_agent.order_parse import Order, Target, fits, parse_handout, parse_order
 from flamewell_agent.orders import MAX_AT_ONCE, Orders
 from flamewell_collector.app import running_collector
@@ -130,7 +131,7 @@ def polling(
         match,
         tracing,
         node=node,
-        agent_id=f"agent of {node}",
+        agent_id=f"agent of {node} {options.get('cluster', '')}",
         poll_seconds=0.05,
         **options,
     )
@@ -315,6 +316,93 @@ def test_stopping_waits_for_no_collector() -> None:
     orders.report("unknown", "done")
 
 
+def test_an_order_whose_acceptance_was_lost_is_offered_again(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, lost = OrderClient.post, []
+
+    def post(client: OrderClient, index: int, path: str, body: Mapping[str, Any]) -> Any:
+        answer = real(client, index, path, body)
+        if body.get("state") == "accepted" and len(lost) < 2:
+            lost.append(answer)
+            raise OrderError("unreachable", "the answer got lost")
+        return answer
+
+    monkeypatch.setattr(OrderClient, "post", post)
+    with polling(collector.url) as orders:
+        order_id = collector.create()
+        (order,) = wait_for(orders.take)
+        assert (order.order_id, len(lost)) == (order_id, 2)
+        orders.report(order_id, "done", samples=3)
+        assert collector.wait_for(order_id, "done")["samples"] == 3
+
+
+def test_an_order_that_is_over_here_is_not_done_again(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OrderClient.post
+
+    def post(client: OrderClient, index: int, path: str, body: Mapping[str, Any]) -> Any:
+        if body.get("state") == "done":
+            return Answer(413, {}, "too large")
+        return real(client, index, path, body)
+
+    monkeypatch.setattr(OrderClient, "post", post)
+    with polling(collector.url) as orders:
+        order_id = collector.create()
+        wait_for(orders.take)
+        orders.report(order_id, "done")
+        wait_for(lambda: orders.is_over(order_id))
+        later = collector.create()
+        assert [each.order_id for each in wait_for(orders.take)] == [later]
+        assert collector.capture(order_id)["state"] == "accepted"
+
+
+def test_namesakes_in_two_clusters_are_not_mixed_up(collector: Collector) -> None:
+    with (
+        polling(collector.url, node="n1", cluster="blue") as blue,
+        polling(collector.url, node="n1", cluster="red") as red,
+    ):
+        for each in ("blue", "red"):  # both have polled
+            first = collector.create(target={"node": "n1", "cluster": each, "pid": 8})
+            collector.ask("DELETE", f"/captures/{first}")
+        service = [collector.create() for _ in range(2)]
+        taken: list[Order] = []
+        wait_for(lambda: taken.extend([*blue.take(), *red.take()]) or len(taken) == len(service))
+
+        def refused_without_cluster() -> bool:
+            try:
+                unclear = collector.create(target={"node": "n1", "pid": 7})
+            except urllib.error.HTTPError as error:
+                with error:
+                    return "blue, red" in error.read().decode()
+            collector.ask("DELETE", f"/captures/{unclear}")
+            return False
+
+        wait_for(refused_without_cluster)
+        blue.take(), red.take()
+        order_id = collector.create(target={"node": "n1", "cluster": "red", "pid": 7})
+        (order,) = wait_for(red.take)
+        assert order.order_id == order_id
+        assert blue.take() == []
+
+
+class Held:
+    """A tracer that goes on until it is called off."""
+
+    def __init__(self) -> None:
+        self.began, self.ended = threading.Semaphore(0), threading.Semaphore(0)
+        self.running = 0
+
+    def run(self, kind: str, key: ProcessKey, seconds: int, stop: threading.Event) -> TraceResult:
+        self.running += 1
+        self.began.release()
+        stop.wait(30)
+        self.running -= 1
+        self.ended.release()
+        return TraceResult("failed", "it was called off")
+
+
 class TestTracing:
     def test_it_is_off_unless_both_sides_allow_it(
         self, collector: Collector, tmp_path: Path
@@ -354,6 +442,32 @@ class TestTracing:
         assert "13 to 25 times" in shown["detail"]
         assert [line["what"] for line in shown["audit"]] == ["create", "hand_out", "finish"]
         assert trace_guard.look(child.pid)[1] == 0
+
+    @pytest.mark.parametrize("kind", ["strace", "gdb"])
+    def test_a_cancel_reaches_it_while_polls_go_on(self, collector: Collector, kind: str) -> None:
+        tracing = Held()
+        metrics = AgentMetrics()
+        with polling(collector.url, tracing=tracing, count=metrics.add_capture) as orders:
+            order_id = collector.create(kind=kind, seconds=10)
+            assert tracing.began.acquire(timeout=20)
+            python = collector.create(kind="cpu")
+            (order,) = wait_for(orders.take)  # a Python order is served meanwhile
+            assert order.order_id == python
+            second = collector.create(kind=kind, seconds=10)
+            third = collector.create(kind="cpu")
+            assert wait_for(orders.take)[0].order_id == third
+            assert collector.capture(second)["state"] == "waiting"  # one after the other
+            assert tracing.running == 1
+            collector.ask("DELETE", f"/captures/{order_id}")
+            assert tracing.ended.acquire(timeout=20)
+            assert tracing.began.acquire(timeout=20)
+            assert collector.capture(order_id)["state"] == "cancelled"
+            assert tracing.running == 1
+        assert collector.capture(second)["state"] == "failed"  # the agent stopped
+        assert tracing.running == 0
+        labels = {"kind": kind, "result": "ended"}
+        value = metrics.registry.get_sample_value("flamewell_agent_captures_total", labels)
+        assert value == 1
 
     def test_a_bug_in_a_tracer_does_not_leave_the_order_open(self, collector: Collector) -> None:
         class Broken:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from dataclasses import fields
 
 import pytest
 
+from flamewell_agent import cli
 from flamewell_agent.config import AgentConfig, load_config
 from flamewell_agent.metrics import AgentMetrics
-from flamewell_agent.reload import reloaded
+from flamewell_agent.reload import NEEDS_RESTART, reloaded
 from flamewell_settings import add_flags
 
 
@@ -18,6 +21,68 @@ def flags(tmp_path):
     add_flags(parser, AgentConfig)
     (tmp_path / "agent.yaml").write_text("cycle_seconds: 20\n")
     return parser.parse_args(["--config", str(tmp_path / "agent.yaml"), "--cluster", "blue"])
+
+
+TAKEN = frozenset(
+    {
+        "collector_url",
+        "ingest_path",
+        "token_file",
+        "tls_ca_file",
+        "tls_insecure",
+        "tls_cert_file",
+        "tls_key_file",
+        "proxy_url",
+        "cluster",
+        "labels",
+        "pod_labels",
+        "relabel_configs",
+        "overhead_budget",
+        "memory_ceiling_bytes",
+        "target_pause_budget",
+        "cycle_seconds",
+        "max_rate_hz",
+        "service_samples_per_second",
+        "go_endpoints",
+        "go_detect",
+        "go_cycle_seconds",
+        "go_cpu_share",
+        "go_tls_ca_file",
+        "go_tls_insecure",
+        "on_demand",
+        "tracing_captures",
+        "log_level",
+    }
+)
+"""Options that a reload brings into force; a new option goes here or into NEEDS_RESTART."""
+
+
+def test_each_option_is_in_one_class():
+    known = {each.name for each in fields(AgentConfig)}
+    assert known - NEEDS_RESTART == TAKEN
+    assert known >= NEEDS_RESTART
+
+
+def test_the_level_of_the_log_changes_with_a_reload(flags, tmp_path, monkeypatch):
+    levels = []
+
+    def run_agent(config, reread):
+        logger = logging.getLogger("flamewell_agent")
+        for text in ("log_level: debug\n", "log_level: nonsense\n", "log_level: warning\n"):
+            (tmp_path / "agent.yaml").write_text(text)
+            config = reread(config).config
+            levels.append(logger.level)
+
+    monkeypatch.setattr(cli, "run_agent", run_agent)
+    root, own = logging.getLogger(), logging.getLogger("flamewell_agent")
+    before = root.handlers[:], root.level, own.level
+    try:
+        cli.main(["run", "--config", str(tmp_path / "agent.yaml")])
+    finally:
+        root.handlers[:] = before[0]
+        root.setLevel(before[1])
+        own.setLevel(before[2])
+    assert levels == [logging.DEBUG, logging.DEBUG, logging.WARNING]
 
 
 def load(flags):

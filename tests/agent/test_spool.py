@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import signal
@@ -17,7 +18,7 @@ import zstandard
 
 from flamewell_agent import spool as spool_module
 from flamewell_agent import spool_files
-from flamewell_agent.errors import StateError
+from flamewell_agent.errors import StateError, UnreadableBatchError
 from flamewell_agent.spool import Spool
 
 MIB = 1024 * 1024
@@ -53,10 +54,17 @@ def put(spool: Spool, *batches: bytes) -> None:
         assert spool.flush(20)
 
 
+def oldest(spool: Spool):
+    """Look at the first one, and leave it."""
+    if (segment := spool.claim()) is not None:
+        spool.release(segment.sequence)
+    return segment
+
+
 def take_all(spool: Spool) -> list[bytes]:
     assert spool.flush(20)
     taken = []
-    while (segment := spool.oldest()) is not None:
+    while (segment := spool.claim()) is not None:
         taken.append(plain(segment))
         spool.remove(segment.sequence)
     return taken
@@ -68,20 +76,20 @@ def files(directory: Path) -> list[Path]:
 
 def test_what_is_put_comes_out_in_order_and_stays_until_removed(spool):
     put(spool, *(b"batch %d" % index for index in range(5)))
-    assert plain(spool.oldest()) == plain(spool.oldest()) == b"batch 0"
+    assert plain(oldest(spool)) == plain(oldest(spool)) == b"batch 0"
     assert take_all(spool) == [b"batch %d" % index for index in range(5)]
-    assert spool.oldest() is None
+    assert oldest(spool) is None
     assert (len(spool), spool.size_bytes) == (0, 0)
 
 
 def test_it_goes_on_where_a_former_run_stopped(tmp_path):
     first = Spool(tmp_path, MIB)
     put(first, b"old")
-    sequence = first.oldest().sequence
+    sequence = oldest(first).sequence
     first.close()
     second = Spool(tmp_path, MIB)
     put(second, b"new")
-    assert second.oldest().sequence == sequence
+    assert oldest(second).sequence == sequence
     assert second.size_bytes == sum(each.stat().st_size for each in files(tmp_path))
     assert take_all(second) == [b"old", b"new"]
     second.close()
@@ -93,7 +101,7 @@ def test_gzip_is_kept_beside_zstd(tmp_path):
     with_gzip.close()
     with_zstd = Spool(tmp_path, MIB)
     put(with_zstd, b"two")
-    assert with_zstd.oldest().encoding == "gzip"
+    assert oldest(with_zstd).encoding == "gzip"
     assert take_all(with_zstd) == [b"one", b"two"]
     with_zstd.close()
 
@@ -168,7 +176,7 @@ def test_a_symbolic_link_is_not_followed(spool, drops, tmp_path):
     secret = tmp_path / "secret"
     files(tmp_path / "spool")[0].rename(secret)
     (tmp_path / "spool" / "00000000000000000001.batch").symlink_to(secret)
-    assert spool.oldest() is None
+    assert oldest(spool) is None
     assert drops == {"corrupt": 1}
 
 
@@ -178,6 +186,81 @@ def test_a_disk_that_cannot_be_written_drops_the_batch_only(spool, drops, tmp_pa
     assert drops == {"write_failed": 1}
     put(spool, b"two")
     assert take_all(spool) == [b"two"]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_passing_read_error_costs_no_batch(spool, drops, monkeypatch, number):
+    put(spool, b"one", b"two")
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as ill:
+        ill.setattr(spool_files, "read", refuse)
+        for _ in range(3):
+            with pytest.raises(UnreadableBatchError, match=os.strerror(number)) as error:
+                spool.claim()
+            assert error.value.sequence == 1
+    assert take_all(spool) == [b"one", b"two"]
+    assert not drops
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_on_a_full_disk_the_oldest_make_room(spool, drops, monkeypatch, tmp_path, number):
+    """The disk holds four batches of some 1,000 bytes."""
+    real = spool_files.write
+
+    def write(path, body, *rest):
+        if len(files(tmp_path / "spool")) >= 4:
+            raise OSError(number, os.strerror(number))
+        real(path, body, *rest)
+
+    monkeypatch.setattr(spool_files, "write", write)
+    put(spool, *(bytes([index]) + os.urandom(1_000) for index in range(6)))
+    assert [each[0] for each in take_all(spool)] == [2, 3, 4, 5]
+    assert drops == {"disk_full": 2}
+
+
+def test_a_full_disk_without_batches_of_ours_loses_the_new_one(spool, drops, monkeypatch):
+    def write(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    put(spool, b"small")
+    monkeypatch.setattr(spool_files, "write", write)
+    put(spool, os.urandom(10_000))
+    assert drops == {"write_failed": 1}
+    assert take_all(spool) == [b"small"]
+
+
+def test_a_directory_that_cannot_be_synced_does_not_cost_the_batch(
+    spool, drops, monkeypatch, tmp_path
+):
+    def refuse(_directory):
+        raise OSError(errno.EINVAL, "not here")
+
+    monkeypatch.setattr(spool_files, "_sync_directory", refuse)
+    put(spool, b"one")
+    assert spool.size_bytes == sum(each.stat().st_size for each in files(tmp_path / "spool"))
+    assert take_all(spool) == [b"one"]
+    assert not drops
+
+
+def test_a_claimed_batch_is_neither_dropped_nor_given_to_another(tmp_path, drops):
+    now = [1_000_000.0]
+    spool = Spool(tmp_path, 10_000, max_age_seconds=100, on_drop=drops, clock=lambda: now[0])
+    put(spool, b"first")
+    segment = spool.claim()
+    assert spool.claim() is None
+    assert not spool.wait(0.01)
+    now[0] += 1_000
+    put(spool, *(bytes([index]) + os.urandom(1_000) for index in range(20)))
+    assert spool.claim().sequence > segment.sequence
+    assert not drops["too_old"]
+    assert segment.sequence in [int(each.stem) for each in files(tmp_path)]
+    spool.release(segment.sequence)
+    spool.claim()
+    assert drops["too_old"] == 1
+    spool.close()
 
 
 def test_two_agents_do_not_share_a_directory(spool, tmp_path):
@@ -223,7 +306,7 @@ def test_put_does_not_wait_for_a_disk_that_hangs(spool, drops, monkeypatch):
     for index in range(1, 30):
         spool.put(b"%d" % index)  # would hang here
     assert len(spool) == 9
-    assert spool.oldest() is None
+    assert oldest(spool) is None
     assert not spool.flush(0.01)
     disk.release.set()
     assert take_all(spool) == [b"0", *(b"%d" % index for index in range(22, 30))]
@@ -297,7 +380,7 @@ def test_many_leftover_files(tmp_path, drops, monkeypatch):
 def test_the_size_is_always_that_of_the_files(spool, tmp_path):
     put(spool, *(os.urandom(index) for index in range(50)))
     for _ in range(10):
-        spool.remove(spool.oldest().sequence)
+        spool.remove(oldest(spool).sequence)
     spool.remove(1)
     assert spool.size_bytes == sum(each.stat().st_size for each in files(tmp_path / "spool"))
 
@@ -313,7 +396,7 @@ def test_a_pipe_in_place_of_a_batch_does_not_hang(spool, drops, tmp_path):
 
 def test_a_batch_is_encoded_anew_for_a_collector_without_zstd(spool):
     put(spool, b"text" * 100)
-    segment = spool_files.as_gzip(spool.oldest())
+    segment = spool_files.as_gzip(oldest(spool))
     assert segment.encoding == "gzip"
     assert plain(segment) == b"text" * 100
     assert spool_files.as_gzip(segment) is segment

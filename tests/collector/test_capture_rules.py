@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from flamewell_collector import captures
-from flamewell_collector.captures import Capture, Report, Target, Wish, parse_report, parse_wish
+from flamewell_collector.captures import (
+    Capture,
+    Poll,
+    Report,
+    Target,
+    Wish,
+    parse_report,
+    parse_wish,
+)
 from flamewell_collector.dispatch import MAX_OPEN, Dispatch
 from flamewell_collector.errors import Conflict, Forbidden, InvalidRequest, NotFound, Overloaded
 from flamewell_collector.model import Series
@@ -136,7 +144,7 @@ def test_details_become_one_harmless_line() -> None:
 def test_the_first_agent_gets_it_and_the_second_does_not(dispatch: Dispatch) -> None:
     capture = dispatch.create(T, "me", wish())
     for node in ("n1", "n2"):
-        assert [each.capture_id for each in dispatch.poll(T, node, "a", []).orders] == [
+        assert [each.capture_id for each in dispatch.poll(T, Poll(node, "a")).orders] == [
             capture.capture_id
         ]
     got = dispatch.report(T, capture.capture_id, said("accepted"))
@@ -146,7 +154,7 @@ def test_the_first_agent_gets_it_and_the_second_does_not(dispatch: Dispatch) -> 
     with pytest.raises(Conflict):
         dispatch.report(T, capture.capture_id, said("done", agent="another run"))
     assert dispatch.report(T, capture.capture_id, said("accepted")).state == "accepted"
-    assert not dispatch.poll(T, "n2", "a", []).orders
+    assert not dispatch.poll(T, Poll("n2", "a")).orders
     done = dispatch.report(T, capture.capture_id, said("done", samples=5, result_text="text"))
     assert (done.state, done.samples, done.result_text) == ("done", 5, "text")
     with pytest.raises(Conflict, match="done already"):
@@ -158,9 +166,9 @@ def test_the_first_agent_gets_it_and_the_second_does_not(dispatch: Dispatch) -> 
 
 def test_orders_for_a_node_go_to_that_node(dispatch: Dispatch) -> None:
     capture = dispatch.create(T, "me", wish(target={"node": "n1", "pid": 5}))
-    assert not dispatch.poll(T, "n2", "a", []).orders
-    assert not dispatch.poll("other tenant", "n1", "a", []).orders
-    assert dispatch.poll(T, "n1", "a", []).orders
+    assert not dispatch.poll(T, Poll("n2", "a")).orders
+    assert not dispatch.poll("other tenant", Poll("n1", "a")).orders
+    assert dispatch.poll(T, Poll("n1", "a")).orders
     with pytest.raises(Conflict, match="for the agent of n1"):
         dispatch.report(T, capture.capture_id, said("accepted", node="n2"))
     with pytest.raises(NotFound):
@@ -169,14 +177,48 @@ def test_orders_for_a_node_go_to_that_node(dispatch: Dispatch) -> None:
         dispatch.report(T, capture.capture_id, said("running"))
 
 
+def test_clusters_keep_their_namesakes_apart(dispatch: Dispatch, clock: Clock) -> None:
+    anywhere = dispatch.create(T, "me", wish())
+    for cluster in ("blue", "red"):
+        dispatch.poll(T, Poll("n1", f"a {cluster}", (), cluster))
+    dispatch.report(T, anywhere.capture_id, said("refused", detail="no", cluster="blue"))
+    assert not dispatch.poll(T, Poll("n1", "a", (), "blue")).orders
+    assert dispatch.poll(T, Poll("n1", "a", (), "red")).orders
+    dispatch.cancel(T, "me", anywhere.capture_id)
+    with pytest.raises(InvalidRequest, match="n1: blue, red; name the target's cluster"):
+        dispatch.create(T, "me", wish(target={"node": "n1", "pid": 5}))
+    there = dispatch.create(T, "me", wish(target={"node": "n1", "cluster": "red", "pid": 5}))
+    assert not dispatch.poll(T, Poll("n1", "a", (), "blue")).orders
+    with pytest.raises(Conflict, match="for the agent of red/n1"):
+        dispatch.report(T, there.capture_id, said("accepted", cluster="blue"))
+    assert dispatch.poll(T, Poll("n1", "a", (), "red")).orders
+    dispatch.cancel(T, "me", there.capture_id)
+    clock.ms += 3_600_001
+    dispatch.poll(T, Poll("n1", "a", (), "red"))
+    assert dispatch.create(T, "me", wish(target={"node": "n1", "pid": 5})).state == "waiting"
+
+
+def test_an_order_that_its_agent_does_not_know_of_is_offered_to_it_again(
+    dispatch: Dispatch,
+) -> None:
+    capture = dispatch.create(T, "me", wish())
+    dispatch.report(T, capture.capture_id, said("accepted"))
+    assert dispatch.poll(T, Poll("n1", "a1")).orders
+    assert not dispatch.poll(T, Poll("n1", "a1", [capture.capture_id])).orders
+    assert not dispatch.poll(T, Poll("n1", "another run")).orders
+    assert dispatch.report(T, capture.capture_id, said("accepted")).state == "accepted"
+    dispatch.report(T, capture.capture_id, said("running"))
+    assert not dispatch.poll(T, Poll("n1", "a1")).orders
+
+
 def test_a_refusal_leaves_it_to_others_unless_there_are_none(
     dispatch: Dispatch, clock: Clock
 ) -> None:
     anywhere = dispatch.create(T, "me", wish())
     refused = dispatch.report(T, anywhere.capture_id, said("refused", detail="tracing_off"))
     assert refused.state == "waiting"
-    assert not dispatch.poll(T, "n1", "a", []).orders
-    assert dispatch.poll(T, "n2", "a", []).orders
+    assert not dispatch.poll(T, Poll("n1", "a")).orders
+    assert dispatch.poll(T, Poll("n2", "a")).orders
     clock.ms += captures.UNACCEPTED_MS
     ended = dispatch.get(T, anywhere.capture_id)
     assert (ended.state, ended.detail) == ("refused", "n1: tracing_off")
@@ -199,14 +241,14 @@ def test_nobody_accepts(dispatch: Dispatch, clock: Clock) -> None:
     ended = dispatch.get(T, capture.capture_id)
     assert (ended.state, ended.finished_ms) == ("expired", clock.ms)
     assert "no agent has this target" in ended.detail
-    assert not dispatch.poll(T, "n1", "a", []).orders
+    assert not dispatch.poll(T, Poll("n1", "a")).orders
 
 
 def test_an_agent_that_goes_silent(dispatch: Dispatch, clock: Clock) -> None:
     capture = dispatch.create(T, "me", wish(seconds=10))
     dispatch.report(T, capture.capture_id, said("accepted"))
     clock.ms += 60_000
-    dispatch.poll(T, "n1", "a1", [capture.capture_id])
+    dispatch.poll(T, Poll("n1", "a1", [capture.capture_id]))
     clock.ms += 69_999
     assert dispatch.get(T, capture.capture_id).state == "accepted"
     clock.ms += 1
@@ -219,16 +261,16 @@ def test_no_capture_is_open_for_ever(dispatch: Dispatch, clock: Clock) -> None:
     dispatch.report(T, capture.capture_id, said("accepted"))
     for _ in range(captures.LONGEST_MS // 30_000):
         clock.ms += 30_000
-        dispatch.poll(T, "n1", "a1", [capture.capture_id])
+        dispatch.poll(T, Poll("n1", "a1", [capture.capture_id]))
     assert "within an hour" in dispatch.get(T, capture.capture_id).detail
 
 
 def test_an_agent_hears_what_nobody_waits_for(dispatch: Dispatch) -> None:
     capture = dispatch.create(T, "me", wish())
     dispatch.report(T, capture.capture_id, said("accepted"))
-    assert dispatch.poll(T, "n1", "a1", [capture.capture_id]).ended == ()
+    assert dispatch.poll(T, Poll("n1", "a1", [capture.capture_id])).ended == ()
     assert dispatch.cancel(T, "me", capture.capture_id).state == "cancelled"
-    ended = dispatch.poll(T, "n1", "a1", [capture.capture_id, "unknown"]).ended
+    ended = dispatch.poll(T, Poll("n1", "a1", [capture.capture_id, "unknown"])).ended
     assert ended == (capture.capture_id, "unknown")
     with pytest.raises(Conflict):
         dispatch.cancel(T, "me", capture.capture_id)
@@ -246,7 +288,7 @@ def test_a_restart_keeps_orders_and_gives_agents_time(
     clock.ms += 100_000
     again = CaptureStore(path)
     restarted = Dispatch(again, allow_tracing=True, clock=clock)
-    assert [each.capture_id for each in restarted.poll(T, "n2", "a", []).orders] == [
+    assert [each.capture_id for each in restarted.poll(T, Poll("n2", "a")).orders] == [
         waiting.capture_id
     ]
     assert restarted.get(T, taken.capture_id).state == "accepted"

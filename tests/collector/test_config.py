@@ -48,6 +48,8 @@ def test_other_addresses_need_permission(listen: str) -> None:
     with pytest.raises(ConfigError, match="--allow-anonymous"):
         load("--listen", listen)
     assert not load("--listen", listen, "--allow-anonymous").is_loopback
+    with pytest.raises(ConfigError, match="allow_tracing_captures is on"):
+        load("--listen", listen, "--allow-anonymous", "--allow-tracing-captures")
 
 
 @pytest.mark.parametrize(

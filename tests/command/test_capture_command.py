@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from flamewell import capture_command
 from flamewell.cli import main
+from flamewell.client import Client
+from flamewell.errors import CommandError
 from flamewell_collector.app import Collector, running_collector
-from flamewell_collector.captures import Report
+from flamewell_collector.captures import Poll, Report
 from flamewell_collector.config import CollectorConfig
 
 T = "default"
@@ -48,7 +51,7 @@ def agent(collector: Collector) -> Iterator[Answering]:
     def answer(*reports: tuple[str, str, int, str]) -> None:
         def play() -> None:
             while not stop.wait(0.01):
-                for order in collector.orders.dispatch.poll(T, "n1", "a", []).orders:
+                for order in collector.orders.dispatch.poll(T, Poll("n1", "a")).orders:
                     for state, detail, samples, text in reports:
                         report = Report("n1", "a", state, detail, samples, text)  # type: ignore[arg-type]
                         collector.orders.dispatch.report(T, order.capture_id, report)
@@ -156,3 +159,32 @@ def test_wrong_usage_ends_with_2(line: str, words: str, capsys: pytest.CaptureFi
 def test_an_unknown_capture_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["capture", "wait", "0123456789abcdef"]) == 1
     assert "there is no capture" in capsys.readouterr().err
+
+
+def test_waiting_outlives_a_collector_that_is_away(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, looks = Client.get_json, []
+
+    def get_json(client: Client, path: str, parameters: dict[str, str]) -> Any:
+        looks.append(path)
+        if len(looks) < 4:
+            raise CommandError("cannot connect")
+        (order,) = collector.orders.dispatch.poll(T, Poll("n1", "a")).orders or (None,)
+        if order is not None:
+            for state in ("accepted", "done"):
+                report = Report("n1", "a", state)  # type: ignore[arg-type]  # one of its words
+                collector.orders.dispatch.report(T, order.capture_id, report)
+        return real(client, path, parameters)
+
+    monkeypatch.setattr(capture_command, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(Client, "get_json", get_json)
+    assert main(["capture", "--service", "payments", "--wait"]) == 0
+    monkeypatch.setattr(capture_command, "_PATIENCE_SECONDS", 0.05)
+
+    def away(*_: Any) -> Any:
+        raise CommandError("cannot connect")
+
+    monkeypatch.setattr(Client, "get_json", away)
+    assert main(["capture", "--service", "payments", "--wait"]) == 1
+    assert "may still run: flamewell capture wait" in capsys.readouterr().err

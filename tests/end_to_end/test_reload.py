@@ -244,7 +244,7 @@ def test_the_end_comes_in_time_and_loses_nothing_with_a_slow_collector(tmp_path:
         assert len(collector.received) > before, "nothing was sent after SIGTERM"
         waiting = Spool(spool, 1 << 24)
         kept = []
-        while (segment := waiting.oldest()) is not None:
+        while (segment := waiting.claim()) is not None:
             kept.append(segment.payload)
             waiting.remove(segment.sequence)
         waiting.close()

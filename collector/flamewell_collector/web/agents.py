@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, request
 
-from flamewell_collector.captures import MAX_RESULT_BYTES, parse_report
+from flamewell_collector.captures import MAX_RESULT_BYTES, Poll, parse_report
 from flamewell_collector.dispatch import Dispatch, offered
 from flamewell_collector.errors import InvalidRequest
 from flamewell_collector.service_nodes import ServiceNodes
@@ -37,7 +37,9 @@ def agents_blueprint(dispatch: Dispatch, nodes: ServiceNodes, *, poll_seconds: i
             or not all(isinstance(each, str) for each in running)
         ):
             raise InvalidRequest(f"running must be a list of at most {_MAX_RUNNING} order ids")
-        handout = dispatch.poll(principal(request).tenant, node, agent_id, running)
+        cluster = _named(fields, "cluster") if fields.get("cluster") else ""
+        poll = Poll(node, agent_id, running, cluster)
+        handout = dispatch.poll(principal(request).tenant, poll)
         return json_answer(
             {
                 "orders": offered(handout.orders),

@@ -25,7 +25,7 @@ _TARGET: Final = {
         for name in rules.Target.__dataclass_fields__
     },
     "description": "one of service, container_id, pod (and container, namespace), or node and pid; "
-    "node can be added to each",
+    "node and cluster can be added to each",
 }
 _NAMED: Final = {"type": "object", "additionalProperties": {"type": ["string", "integer"]}}
 """A target in an answer: the fields that were named."""
@@ -84,6 +84,7 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
         "type": "object",
         "properties": {
             "node": _TEXT,
+            "cluster": _TEXT,
             "agent_id": _TEXT,
             "version": _TEXT,
             "running": _array(_TEXT),
@@ -100,6 +101,7 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
         "type": "object",
         "properties": {
             "node": _TEXT,
+            "cluster": _TEXT,
             "agent_id": _TEXT,
             "state": {"type": "string", "enum": sorted(rules.AGENT_STATES)},
             "detail": _TEXT,
