@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from agent.pprof_bytes import Builder
 from agent.pprof_server import PprofServer
 
 from flamewell_agent.model import Frame, Process, ProcessKey, Resource, Scrape, Subject
 from flamewell_agent.samplers.go_budget import PullBudget
 from flamewell_agent.samplers.go_counters import CounterRoom, Counters
+from flamewell_agent.samplers.go_endpoints import Endpoint
 from flamewell_agent.samplers.go_fetch import PprofClient
 from flamewell_agent.samplers.go_finding import EndpointFinder
-from flamewell_agent.samplers.go_pulls import scaled
+from flamewell_agent.samplers.go_pulls import PULLS, Converter, Span, scaled
+from flamewell_agent.samplers.go_worker import EndpointWorker, Pulling
+from flamewell_agent.samplers.pprof_parse import parse
 
 
 class Clock:
@@ -108,3 +112,68 @@ def test_who_refuses_is_not_pulled_from_though_annotated(tmp_path: Path):
     processes, subjects = claimed("http://10.0.0.1:6060", (1, "server", "opted_out"))
     assert finder.find(processes, subjects) == ()
     assert finder.look_of(processes[0]).reason == "opted_out"
+
+
+def window(
+    converter: Converter, start_seconds: float, seconds: float, value: int
+) -> tuple[float, float, int]:
+    """Convert a CPU window that began then; give start and end of what it stands for, and total."""
+    data = Builder(("samples", "count"), ("cpu", "nanoseconds")).simple({("f",): (1, value)})
+    data.message.duration_nanos = int(seconds * 1e9)
+    start = int(start_seconds * 1e9)
+    # The wall clock stands an hour ahead of the one that never steps.
+    span = Span(start + 3600 * 10**9, data.message.duration_nanos, start)
+    cpu = next(each for each in PULLS if each.windowed)
+    (profile,) = converter.convert(parse(data.encode()), cpu, resource=Resource(()), span=span)
+    begin = profile.start_unix_nanos / 1e9 - 3600
+    return begin, begin + profile.duration_nanos / 1e9, sum(value for _, value in profile.samples)
+
+
+def test_windows_that_cover_a_part_stand_for_all_the_time_since_the_one_before():
+    converter = Converter(whole_from=1.0)
+    assert window(converter, 100, 3, 30) == (100, 103, 30)
+    assert window(converter, 112, 3, 30) == (103, 115, 120)
+    assert window(converter, 116, 9, 90) == (115, 125, 100)  # nine tenths, and stretched
+    assert window(converter, 125, 3, 30) == (125, 128, 30)
+
+
+def test_windows_that_follow_each_other_are_taken_as_they_are():
+    converter = Converter()
+    window(converter, 100, 15, 10)
+    assert window(converter, 116, 15, 10) == (116, 131, 10)
+    # One that a budget left out is stood for by the next.
+    assert window(converter, 146, 15, 10) == (131, 161, 20)
+
+
+def test_a_rare_window_stands_for_ten_minutes_at_most():
+    converter = Converter(whole_from=1.0)
+    window(converter, 0.5, 1, 10)
+    assert window(converter, 300.5, 1, 10) == (1.5, 301.5, 3_000)
+    begin, end, value = window(converter, 5_000, 1, 10)
+    assert (end - begin, value) == (600, 6_000)
+
+
+def test_after_a_connection_was_lost_a_window_stands_for_itself():
+    converter = Converter(whole_from=1.0)
+    window(converter, 1, 1, 10)
+    converter.forget()
+    assert window(converter, 50, 1, 10) == (50, 51, 10)
+
+
+def test_where_windows_must_be_short_the_other_pulls_keep_to_the_cycle():
+    clock = Clock()
+    clock.now = 1_000.0
+    with PprofServer({"profile": (400, b"profile duration exceeds server's WriteTimeout")}) as go:
+        pulling = Pulling(16, lambda _: None, lambda _result, _count: None, clock=clock)
+        kinds = frozenset({"cpu", "goroutine"})
+        worker = EndpointWorker(Endpoint(go.url, kinds=kinds), Resource(()), pulling)
+        for _ in range(5):
+            worker._round()
+            clock.now += 4
+        worker.stop()
+    paths = [each.removeprefix("/debug/pprof/") for each in go.requests]
+    assert [each for each in paths if each.startswith("profile")] == [
+        f"profile?seconds={seconds}" for seconds in (16, 8, 4, 2, 1)
+    ]
+    # At 1000 s and, as more than nine tenths of 16 s have passed by then, at 1016 s.
+    assert paths.count("goroutine") == 2

@@ -16,6 +16,7 @@ from agent.pprof_server import PprofServer
 
 from flamewell_agent.errors import EndpointError, ProcessGoneError
 from flamewell_agent.model import Process, ProcessKey
+from flamewell_agent.procfs import parse_cmdline
 from flamewell_agent.samplers.go_endpoints import (
     Listener,
     find_endpoint,
@@ -106,6 +107,35 @@ def test_a_command_line_must_be_the_same(answer, cmdline, expected):
     assert same_cmdline(answer, cmdline) is expected
 
 
+def kept(arguments: bytes) -> tuple[str, ...]:
+    """What the agent keeps of a process's arguments; a NUL ends each."""
+    return parse_cmdline(arguments + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("answer", "other"),
+    [
+        (b"\0".join(b"-%d" % n for n in range(400)), b"\0".join(b"-%d" % n for n in range(250))),
+        (b"orders\0" + b"x" * 10_000, b"orders\0" + b"x" * 8_000),
+        (b"orders\0" + "é".encode() * 6_000, b"orders\0" + "è".encode() * 6_000),
+        (b"orders\0" + b"x" * 8_184 + b"\0more", b"orders\0" + b"x" * 8_183),
+    ],
+)
+def test_of_arguments_that_were_cut_those_that_were_kept_must_be_the_same(answer, other):
+    assert sum(map(len, kept(answer))) < len(answer)
+    assert same_cmdline(answer, kept(answer))
+    assert same_cmdline(answer + b"\n", kept(answer))
+    assert not same_cmdline(other, kept(answer))
+    assert not same_cmdline(b"other" + answer, kept(answer))
+
+
+def test_an_argument_more_is_another_command_line_where_nothing_was_cut():
+    arguments = b"\0".join(b"-%d" % n for n in range(255))
+    assert same_cmdline(arguments, kept(arguments))
+    assert not same_cmdline(arguments + b"\0-v", kept(arguments))
+    assert not same_cmdline(arguments + b"0", kept(arguments))
+
+
 HOLDER = """
 import socket
 server = socket.create_server(("127.0.0.1", 0))
@@ -163,6 +193,7 @@ def test_the_port_that_answers_with_the_own_command_line_is_the_endpoint():
             find_endpoint(own_process("orders", "-v"), listeners[:2])
         assert caught.value.reason == "no_pprof_endpoint"
         assert f"{plain.port}: not_found" in caught.value.detail
+        assert f"{foreign.port}: other_program" in caught.value.detail
     with pytest.raises(EndpointError) as caught:
         find_endpoint(own_process("orders"), [])
     assert caught.value.reason == "no_listening_port"

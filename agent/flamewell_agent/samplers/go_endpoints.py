@@ -16,13 +16,15 @@ from urllib.parse import urlsplit
 
 from flamewell_agent.errors import EndpointError, ProcessGoneError, ProcessUnreadableError
 from flamewell_agent.model import Process
+from flamewell_agent.procfs import ARGUMENT_BYTES_AT_MOST, ARGUMENTS_AT_MOST
 from flamewell_agent.samplers.go_fetch import PprofClient
 
 _LISTEN_STATE = "0A"
 _SOCKET_PREFIX = "socket:["
 _DESCRIPTORS_AT_MOST = 65_536
 _PORTS_ASKED_AT_MOST = 16
-_LOOPBACK = "127.0.0.1"
+_LOOPBACK, _LOOPBACK_IPV6 = "127.0.0.1", "::1"
+_NOT_TRUSTED = "certificate_not_trusted"
 _PROBE_SECONDS = 2.0
 _CMDLINE_BYTES = 128 * 1024
 
@@ -70,21 +72,22 @@ def find_endpoint(
     """Ask a process's ports for pprof; the first that is the process's own wins.
 
     Raises:
-        EndpointError: ``no_listening_port``, ``no_pprof_endpoint``.
+        EndpointError: ``no_listening_port``, ``no_pprof_endpoint``, or ``certificate_not_trusted``
+            where a port may be it that speaks TLS.
     """
     if not listeners:
         raise EndpointError("no_listening_port", "it listens on no TCP port of loopback")
-    seen: list[str] = []
+    refusals: list[tuple[int, EndpointError]] = []
     for listener in listeners[:_PORTS_ASKED_AT_MOST]:
         try:
-            url, answer = _ask_listener(listener, connect)
+            return Endpoint(_ask_listener(listener, process, connect), process=process)
         except EndpointError as error:
-            seen.append(f"{listener.port}: {error.reason}")
-            continue
-        if same_cmdline(answer, process.cmdline):
-            return Endpoint(url, process=process)
-        seen.append(f"{listener.port}: another program's arguments")
-    raise EndpointError("no_pprof_endpoint", ", ".join(seen))
+            refusals.append((listener.port, error))
+    seen = ", ".join(f"{port}: {error.reason}" for port, error in refusals)
+    for _, refusal in refusals:
+        if refusal.reason == _NOT_TRUSTED:
+            raise EndpointError(_NOT_TRUSTED, f"{seen}; {refusal.detail}")
+    raise EndpointError("no_pprof_endpoint", seen)
 
 
 def ask_cmdline(url: str, connect: Callable[[str], PprofClient] = PprofClient) -> bytes:
@@ -96,25 +99,52 @@ def ask_cmdline(url: str, connect: Callable[[str], PprofClient] = PprofClient) -
     return connect(url).get("cmdline", timeout_seconds=_PROBE_SECONDS, max_bytes=_CMDLINE_BYTES)
 
 
-def _ask_listener(listener: Listener, connect: Callable[[str], PprofClient]) -> tuple[str, bytes]:
-    """Ask a port by HTTP; by HTTPS where it says so, by IPv6 where IPv4 finds nobody."""
+def _ask_listener(
+    listener: Listener, process: Process, connect: Callable[[str], PprofClient]
+) -> str:
+    """Give the base URL by which a port answers for a process.
+
+    Raises:
+        EndpointError: ``other_program``, or why it did not answer.
+    """
     try:
-        return listener.url, ask_cmdline(listener.url, connect)
+        return _ask_url(listener.url, process, connect)
     except EndpointError as error:
-        if "HTTPS server" in error.detail:  # in Go's words: "sent an HTTP request to an ..."
-            url = "https" + listener.url.removeprefix("http")
-        elif error.reason == "unreachable" and listener.host == _LOOPBACK:
-            url = f"http://[::1]:{listener.port}"  # on :: with IPV6_V6ONLY
-        else:
+        if listener.host != _LOOPBACK or error.reason not in {"unreachable", "other_program"}:
             raise
-    return url, ask_cmdline(url, connect)
+        # A listener on :: may refuse IPv4 (IPV6_V6ONLY), and the IPv4 port be another program's.
+        by_ipv6 = Listener(_LOOPBACK_IPV6, listener.port, listener.inode)
+        try:
+            return _ask_url(by_ipv6.url, process, connect)
+        except EndpointError as second:
+            raise (error if second.reason == "unreachable" else second) from None
+
+
+def _ask_url(url: str, process: Process, connect: Callable[[str], PprofClient]) -> str:
+    """Ask by HTTP, and by HTTPS where that is wanted; give the URL that answered."""
+    try:
+        answer = ask_cmdline(url, connect)
+    except EndpointError as error:
+        if "HTTPS server" not in error.detail:  # in Go's words: "sent an HTTP request to an ..."
+            raise
+        url = "https" + url.removeprefix("http")
+        answer = ask_cmdline(url, connect)
+    if not same_cmdline(answer, process.cmdline):
+        raise EndpointError("other_program", "it answers with other arguments")
+    return url
 
 
 def same_cmdline(answer: bytes, cmdline: Sequence[str]) -> bool:
-    """Compare what /debug/pprof/cmdline gave with a process's arguments. Pure."""
-    return bool(cmdline) and answer.rstrip(b"\0\n") == b"\0".join(map(os.fsencode, cmdline)).rstrip(
-        b"\0\n"
-    )
+    """Compare what /debug/pprof/cmdline gave with a process's arguments. Pure.
+
+    Of arguments that procfs cut, as many must be the same as were kept.
+    """
+    known = b"\0".join(map(os.fsencode, cmdline))
+    if len(known) >= ARGUMENT_BYTES_AT_MOST:
+        return answer.startswith(known)
+    if len(cmdline) >= ARGUMENTS_AT_MOST and answer.startswith(known + b"\0"):
+        return True
+    return bool(cmdline) and answer.rstrip(b"\0\n") == known.rstrip(b"\0\n")
 
 
 def is_loopback(url: str) -> bool:

@@ -75,6 +75,18 @@ class EndpointFinder:
         """Tell why a process has no endpoint; None where nobody has looked yet."""
         return self._looks.get(process.key)
 
+    def lose(self, endpoint: Endpoint) -> bool:
+        """Look anew for a detected endpoint where nobody listens now; tell whether it was one.
+
+        Its program may have moved to another port, and another program may get this one.
+        """
+        key = endpoint.process.key if endpoint.process is not None else None
+        detected = self._detected.get(key) if key is not None else None
+        if key is None or detected is None or detected.url != endpoint.url:
+            return False
+        del self._detected[key]
+        return True
+
     def find(
         self, processes: Sequence[Process], subjects: Mapping[ProcessKey, Subject]
     ) -> tuple[Endpoint, ...]:

@@ -16,10 +16,14 @@ from flamewell_agent.samplers.pprof_parse import ParsedProfile, ParsedSample
 from flamewell_wire import profile_types
 from flamewell_wire.profile_types import ProfileType
 
-_WHOLE_FROM = 0.8
+WHOLE_FROM = 0.8
 """A window that covers this share of its time is taken as it is: the rest is the pause between
 two windows, in which Go's profiler ends and the other profiles are fetched."""
-_FACTOR_AT_MOST = 20.0
+_INT64_MAX = 2**63 - 1
+"""Of one profile in all: one that went beyond would take the whole batch with it."""
+_STANDS_FOR_NANOS_AT_MOST = 600 * 10**9
+"""A window of 1 s in 100 s (the least ``cpu_share``) is drawn anew each round: gaps beyond six
+times their mean are rare (e⁻⁶)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +78,17 @@ def pulls_of(kinds: frozenset[str] | None) -> tuple[Pull, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """When something was fetched: unix nanoseconds and how long it took."""
+    """When something was fetched.
+
+    Attributes:
+        start_unix_nanos: When it was asked for.
+        duration_nanos: How long it took.
+        start_nanos: The same start by a clock that never steps, which gaps are measured by.
+    """
 
     start_unix_nanos: int
     duration_nanos: int
+    start_nanos: int
 
     @property
     def end_unix_nanos(self) -> int:
@@ -92,10 +103,12 @@ class Converter:
     Attributes:
         room: Memory for the counters, shared by all endpoints.
         count: Told of stacks that had no room (``stacks_not_remembered``), and how many.
+        whole_from: The share of its time that a window must cover to be taken as it is.
     """
 
     room: CounterRoom = field(default_factory=CounterRoom)
     count: Callable[[str, int], None] = lambda _reason, _count: None
+    whole_from: float = WHOLE_FROM
     _previous: dict[str, Counters] = field(default_factory=dict)
     _window_end_nanos: int = 0
 
@@ -105,7 +118,8 @@ class Converter:
         """Make the profiles of one answer; none for a counter that is seen for the first time.
 
         Raises:
-            ProfileFormatError: A type of the pull is not in the answer (``missing_type``).
+            ProfileFormatError: A type of the pull is not in the answer (``missing_type``), or its
+                amounts are beyond what the wire format holds (``malformed``).
         """
         columns = {kind: _column(parsed, kind) for kind in pull.types}
         profiles = []
@@ -124,6 +138,9 @@ class Converter:
                 for each in parsed.samples
             }
             profiles += self._grown(parsed, pull, rows, resource, span)
+        for profile in profiles:
+            if sum(value for _, value in profile.samples) > _INT64_MAX:
+                raise ProfileFormatError("malformed", f"{profile.type_id} is beyond 64 bits")
         return [each for each in profiles if each.samples]
 
     def forget(self) -> None:
@@ -166,14 +183,13 @@ class Converter:
         are multiplied by time / window, so that sums over hours and services stay right.
         """
         window = parsed.duration_nanos or span.duration_nanos
-        end = span.start_unix_nanos + window
+        end = span.start_nanos + window
         former, self._window_end_nanos = self._window_end_nanos, end
-        time = end - former if former else window
-        if window <= 0 or time <= 0 or window / time >= _WHOLE_FROM:
+        time = min(end - former if former else window, max(window, _STANDS_FOR_NANOS_AT_MOST))
+        if window <= 0 or time <= window or window / time >= self.whole_from:
             return _during(profile, span.start_unix_nanos, window, profile.samples)
-        time = min(time, int(window * _FACTOR_AT_MOST))
         samples = scaled(profile.samples, time, window)
-        return _during(profile, end - time, time, samples)
+        return _during(profile, span.start_unix_nanos + window - time, time, samples)
 
 
 def scaled(
@@ -206,4 +222,5 @@ def _column(parsed: ParsedProfile, kind: ProfileType) -> int:
 def _samples(
     parsed: tuple[ParsedSample, ...], values: Mapping[int, int]
 ) -> tuple[tuple[Stack, int], ...]:
-    return tuple((each.stack, value) for each in parsed if (value := values.get(each.key, 0)))
+    """Pair stacks with their values; nothing of these types is ever below 0, but for liars."""
+    return tuple((each.stack, value) for each in parsed if (value := values.get(each.key, 0)) > 0)

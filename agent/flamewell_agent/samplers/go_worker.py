@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import ssl
 import threading
@@ -11,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flamewell_agent.errors import EndpointError, ProfileFormatError
-from flamewell_agent.model import ProcessKey, Profile, Resource
+from flamewell_agent.model import Profile, Resource
 from flamewell_agent.samplers.go_budget import PullBudget, Turn
 from flamewell_agent.samplers.go_counters import CounterRoom
 from flamewell_agent.samplers.go_endpoints import Endpoint
 from flamewell_agent.samplers.go_fetch import PprofClient
-from flamewell_agent.samplers.go_pulls import Converter, Pull, Span, pulls_of
+from flamewell_agent.samplers.go_pulls import WHOLE_FROM, Converter, Pull, Span, pulls_of
 from flamewell_agent.samplers.pprof_parse import ParsedProfile, parse
 
 _log = logging.getLogger(__name__)
@@ -24,8 +25,12 @@ _ANSWER_SECONDS = 10.0
 _TURN_SECONDS = 60.0
 _MAX_BYTES = 8 * 1024 * 1024
 _BACKOFF_LIMIT_SECONDS = 300.0
-_GONE = frozenset({"unreachable", "timeout", "connection_lost", "redirected"})
+_GONE = frozenset(
+    {"unreachable", "timeout", "connection_lost", "redirected", "certificate_not_trusted"}
+)
 """After these the rest of the round is not tried."""
+_ABOUT_A_CYCLE = 0.9
+"""Rounds differ a little in length: a pull that is this far into its cycle is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Status:
         detail: The failure in words, or which of the other profiles failed.
         waiting: Which pulls did not fit in the budget in the last round.
         all_waiting: No pull fitted.
+        lost: Nobody listened there in the last round.
     """
 
     delivered: int = 0
@@ -46,6 +52,7 @@ class Status:
     detail: str = ""
     waiting: tuple[str, ...] = ()
     all_waiting: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ class Pulling:
         room: Memory for counters.
         reading: Held while a large answer is read and while any is parsed, so that the memory for
             it is needed once, not once an endpoint.
+        clock: Seconds that grow steadily.
     """
 
     cycle_seconds: int
@@ -72,6 +80,7 @@ class Pulling:
     budget: PullBudget = field(default_factory=PullBudget)
     room: CounterRoom = field(default_factory=CounterRoom)
     reading: threading.Lock = field(default_factory=threading.Lock)
+    clock: Callable[[], float] = time.monotonic
 
 
 class EndpointWorker:
@@ -89,8 +98,11 @@ class EndpointWorker:
         self._cycle_seconds = pulling.cycle_seconds
         self._window_seconds = max(1, round(pulling.cycle_seconds * pulling.cpu_share))
         self._client = PprofClient(endpoint.url, pulling.tls)
-        self._converter = Converter(pulling.room, pulling.count)
-        self._converted_for: ProcessKey | None = None
+        # Where windows cover a part by intention, all of them stand for their gaps: else a share
+        # of 0.9 would leave out a tenth.
+        whole_from = WHOLE_FROM if pulling.cpu_share >= 1.0 else 1.0
+        self._converter = Converter(pulling.room, pulling.count, whole_from)
+        self._pulled_at: dict[str, float] = {}
         self._stopping = threading.Event()
         self._failed_rounds = 0
         self._status = Status()
@@ -111,7 +123,7 @@ class EndpointWorker:
         self._thread.start()
 
     def update(self, endpoint: Endpoint, resource: Resource) -> None:
-        """Say whose the endpoint's profiles are from now on."""
+        """Say what its process's profiles are named, and what may be pulled, from now on."""
         self._subject = (endpoint, resource)
 
     def stop(self) -> None:
@@ -159,11 +171,15 @@ class EndpointWorker:
         errors: dict[str, EndpointError | ProfileFormatError] = {}
         delivered = 0
         waiting = []
-        pulls = [each for each in pulls_of(self.endpoint.kinds) if self._is_due(each)]
-        for pull in pulls:
+        asked = 0
+        for pull in pulls_of(self.endpoint.kinds):
+            if not self._is_due(pull):
+                continue
+            asked += 1
             if not self._pulling.budget.admit(self.endpoint.url, pull.path, pull.weight):
                 waiting.append(pull.path)
                 continue
+            self._pulled_at[pull.path] = self._pulling.clock()
             try:
                 delivered += self._pull(pull)
             except (EndpointError, ProfileFormatError) as error:
@@ -175,14 +191,20 @@ class EndpointWorker:
                     # Who answers next may be another program: its counters are not these.
                     self._converter.forget()
                     break
-        self._note(delivered, errors, tuple(waiting), len(pulls))
+        self._note(delivered, errors, tuple(waiting), asked)
 
     def _is_due(self, pull: Pull) -> bool:
         """Tell whether a pull belongs to this round; wait for the CPU window's random place.
 
         Where not even the shortest window (1 s) fits the share of each round, rounds are drawn.
+        Other pulls keep to the cycle where a server's WriteTimeout makes windows, and so rounds,
+        shorter: the target pays for them.
         """
-        if not pull.windowed or self._pulling.cpu_share >= 1.0:
+        if not pull.windowed:
+            cycle = _ABOUT_A_CYCLE * self._cycle_seconds
+            last = self._pulled_at.get(pull.path, -math.inf)
+            return self._round_seconds() >= cycle or self._pulling.clock() - last >= cycle
+        if self._pulling.cpu_share >= 1.0:
             return True
         covered = self._window_seconds / self._round_seconds()
         if random.random() * covered > self._pulling.cpu_share:  # noqa: S311 - no secret
@@ -216,7 +238,8 @@ class EndpointWorker:
             _log.log(level, "%s cannot be profiled: %s", self.endpoint.url, detail)
         all_waiting = bool(waiting) and len(waiting) == asked
         total = self._status.delivered + delivered
-        self._status = Status(total, failure, detail, waiting, all_waiting)
+        lost = any(error.reason == "unreachable" for error in errors.values())
+        self._status = Status(total, failure, detail, waiting, all_waiting, lost)
 
     def _pull(self, pull: Pull) -> int:
         """Fetch, read and emit one profile, and book what it cost, failed or not."""
@@ -228,8 +251,7 @@ class EndpointWorker:
             self._pulling.budget.settle(self.endpoint.url, pull.path, used)
 
     def _fetch(self, pull: Pull) -> int:
-        endpoint, resource = self._subject
-        self._forget_former(endpoint)
+        resource = self._subject[1]
         seconds = self._window_seconds if pull.windowed else 0
         began, start = time.monotonic_ns(), time.time_ns()
         with Turn(self._pulling.reading) as turn:
@@ -239,7 +261,7 @@ class EndpointWorker:
                 max_bytes=_MAX_BYTES,
                 before_large=turn.take,
             )
-            span = Span(start, time.monotonic_ns() - began)
+            span = Span(start, time.monotonic_ns() - began, began)
             try:
                 turn.take(_TURN_SECONDS)
             except TimeoutError as error:
@@ -250,13 +272,6 @@ class EndpointWorker:
             self._pulling.count("ok", _sample_count(parsed))
         self._pulling.emit(profiles)
         return len(profiles)
-
-    def _forget_former(self, endpoint: Endpoint) -> None:
-        """Start counters anew where another process answers now."""
-        key = endpoint.process.key if endpoint.process is not None else None
-        if key != self._converted_for:
-            self._converter.forget()
-            self._converted_for = key
 
 
 def _windowed(

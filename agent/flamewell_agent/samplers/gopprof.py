@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flamewell_agent.model import Coverage, Process, Profile, Resource, Subject
+from flamewell_agent.model import Coverage, Process, ProcessKey, Profile, Resource, Subject
 from flamewell_agent.samplers.go_budget import PullBudget
 from flamewell_agent.samplers.go_endpoints import Endpoint
 from flamewell_agent.samplers.go_fetch import PprofClient, make_tls
@@ -212,11 +212,17 @@ class GoSampler:
     def _reconcile(self, processes: Sequence[Process]) -> None:
         """Bring workers in line with the endpoints of the processes that are there now."""
         subjects = {each.key: self._subject_of(each) for each in processes}
+        lost = {
+            url
+            for url, worker in self._workers.items()
+            if worker.status.lost and self._finder.lose(worker.endpoint)
+        }
         endpoints = self._finder.find(processes, subjects)
-        wanted = {each.url for each in endpoints}
+        owners = {each.url: _owner(each) for each in endpoints if each.url not in lost}
         kept = {}
         for url, worker in self._workers.items():
-            if url in wanted:
+            # Another process there has other counters, and need not wait for what failed before.
+            if url in owners and owners[url] == _owner(worker.endpoint):
                 kept[url] = worker
             else:
                 worker.stop()
@@ -267,6 +273,10 @@ class GoSampler:
         if endpoint.service_name:
             attributes[_SERVICE_NAME] = endpoint.service_name
         return Resource.of(attributes)
+
+
+def _owner(endpoint: Endpoint) -> ProcessKey | None:
+    return endpoint.process.key if endpoint.process is not None else None
 
 
 def _of_go(processes: Sequence[Process]) -> tuple[Process, ...]:

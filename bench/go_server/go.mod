@@ -1,0 +1,3 @@
+module flamewell.example/bench/go_server
+
+go 1.21
