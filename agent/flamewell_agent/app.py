@@ -113,20 +113,17 @@ def _run_until_changed(
             _log.info("stopping: what waits is sent for up to %.0f s", signals.left(_STOP_SECONDS))
             return config
         reload = reread(config)
-        problem = reload.error or _problem_of(reload.config)
-        lasting.metrics.add_config_reload(successful=not problem)
-        if not problem:
+        lasting.metrics.add_config_reload(successful=not reload.error)
+        if not reload.error:
             return reload.config
 
 
-def _problem_of(config: AgentConfig) -> str:
-    """Find out whether the files that options name can be used, before anything is let go."""
+def problem_of(config: AgentConfig) -> str:
+    """Tell which file that options name cannot be used, empty for none."""
     try:
         make_tls(_path(config.go_tls_ca_file))
     except OSError as error:
-        problem = f"go_tls_ca_file cannot be used: {error}"
-        _log.error("the configuration is wrong, the old one stays: %s", problem)
-        return problem
+        return f"go_tls_ca_file cannot be used: {error}"
     return ""
 
 
@@ -261,6 +258,7 @@ class _Lasting:
     """What a reload leaves alone: open files and ports, what is known of the node.
 
     Attributes:
+        status: The agent's own HTTP server, where it is wanted.
         serving: Of orders, where they are wanted; None before the first.
     """
 
@@ -272,6 +270,7 @@ class _Lasting:
     discovery: Discovery
     memory: MemoryReader
     pods: Pods
+    status: StatusServer | None
     serving: _Serving | None = None
 
 
@@ -291,12 +290,12 @@ def _make_lasting(config: AgentConfig, held: contextlib.ExitStack) -> _Lasting:
     python = PySpy(py_spy, Path(config.state_dir) / "windows", proc_root)
     tracers = Tracers(record=Path(config.state_dir) / "traced.json")
     tracers.rescue()
+    status: StatusServer | None = None
     if config.metrics_address is not None:
-        longest = config.cycle_seconds * _STRETCH_AT_MOST
-        stale = max(_STALE_AT_LEAST_SECONDS, float(_STALE_CYCLES * longest))
-        server = StatusServer(config.metrics_address, metrics, stale_after_seconds=stale)
-        server.start()
-        held.callback(server.stop)
+        stale = _stale_after_seconds(config)
+        status = StatusServer(config.metrics_address, metrics, stale_after_seconds=stale)
+        status.start()
+        held.callback(status.stop)
     pods: Pods = NoPods()
     if config.kubernetes == "on":
         pods = directory = make_directory(config, metrics.add_kubernetes_error)
@@ -312,12 +311,20 @@ def _make_lasting(config: AgentConfig, held: contextlib.ExitStack) -> _Lasting:
         Discovery(proc_root, excluded=lambda: (*python.children(), *tracers.children())),
         MemoryReader(proc_root, Path(config.cgroup_root)),
         pods,
+        status,
     )
+
+
+def _stale_after_seconds(config: AgentConfig) -> float:
+    longest_cycle = config.cycle_seconds * _STRETCH_AT_MOST
+    return max(_STALE_AT_LEAST_SECONDS, float(_STALE_CYCLES * longest_cycle))
 
 
 def _make_stages(
     config: AgentConfig, lasting: _Lasting, parts: contextlib.ExitStack, signals: Signals
 ) -> Stages:
+    if lasting.status is not None:
+        lasting.status.stale_after_seconds = _stale_after_seconds(config)
     identity = make_identity(config, lasting.pods)
     shipper = Shipper(lasting.spool, make_destination(config, config.ingest_path), lasting.metrics)
     shipper.start()

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flamewell_agent import __version__, checks, once, targets
-from flamewell_agent.app import run_agent, stop_on_signals
+from flamewell_agent.app import problem_of, run_agent, stop_on_signals
 from flamewell_agent.config import ENVIRONMENT_PREFIX, AgentConfig, load_config
 from flamewell_agent.errors import AgentError, ConfigError
 from flamewell_agent.model import SamplingOptions
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(config: AgentConfig, flags: argparse.Namespace) -> int:
     def reread(old: AgentConfig) -> Reload:
-        reload = reloaded(old, flags, os.environ)
+        reload = reloaded(old, flags, os.environ, problem_of)
         _set_up_logs(reload.config)
         return reload
 

@@ -109,7 +109,11 @@ class AgentConfig:
         15, "how often targets are chosen anew and a batch is made", unit="seconds", low=1, high=300
     )
     max_rate_hz: int = option(
-        97, "samples a second of one Python process at most", unit="Hz", low=1, high=1000
+        97,
+        "samples a second of one Python process at most (a capture on demand may have up to 997)",
+        unit="Hz",
+        low=1,
+        high=1000,
     )
     service_samples_per_second: int = option(
         # 20,000 samples tell shares to one point (n = 1.97 / d²): at 60 a second in 5 to 6 minutes.
@@ -131,8 +135,11 @@ class AgentConfig:
     )
     go_cpu_share: float = option(
         1.0,
+        # bench/go_cost.py, 8 pairs on a busy machine: with all pulls a full target did 0.991 of its
+        # work per CPU second (0.93 to 1.03); CPU windows alone cost less than the pairs scatter by.
         "for how much of the time the CPU profiler of a Go program may run, which interrupts it "
-        "100 times a CPU second; values are scaled to all the time",
+        "100 times a CPU second (it costs less than could be measured, see docs/overhead.md); "
+        "values are scaled to all the time",
         unit="ratio",
         low=0.01,
         high=1.0,

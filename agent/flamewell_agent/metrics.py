@@ -166,7 +166,9 @@ class AgentMetrics:
 
     def _make_state_metrics(self) -> None:
         self._overhead = self._gauge(
-            "overhead_ratio", "CPU of agent and children over the node's, in the last minute."
+            "overhead_ratio",
+            "CPU of agent and children over the node's, in the last minute, or in the last cycle "
+            "where that was longer.",
         )
         self._overhead_long = self._gauge(
             "overhead_ten_minutes_ratio",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from flamewell_agent.config import AgentConfig, load_config
@@ -48,19 +48,26 @@ class Reload:
     error: str = ""
 
 
-def reloaded(old: AgentConfig, flags: argparse.Namespace, environ: Mapping[str, str]) -> Reload:
+def reloaded(
+    old: AgentConfig,
+    flags: argparse.Namespace,
+    environ: Mapping[str, str],
+    problem_of: Callable[[AgentConfig], str] = lambda _: "",
+) -> Reload:
     """Read the file, the environment and the flags anew; never raises.
 
     Args:
         old: What holds now.
         flags: Those that the agent was started with.
         environ: The agent's own environment: only the file can have changed.
+        problem_of: Tells what else stands against options that can be read, empty for nothing.
     """
     try:
         new = load_config(flags, environ).settings
     except ConfigError as error:
-        _log.error("the configuration is wrong, the old one stays: %s", error)
-        return Reload(old, error=str(error))
+        return _refused(old, str(error))
+    if problem := problem_of(new):
+        return _refused(old, problem)
     result = compare(old, new)
     if result.ignored:
         _log.warning("changed options that need a restart: %s", ", ".join(result.ignored))
@@ -69,6 +76,11 @@ def reloaded(old: AgentConfig, flags: argparse.Namespace, environ: Mapping[str, 
         f"changed {', '.join(result.changed)}" if result.changed else "nothing to change",
     )
     return result
+
+
+def _refused(old: AgentConfig, problem: str) -> Reload:
+    _log.error("the configuration is wrong, the old one stays: %s", problem)
+    return Reload(old, error=problem)
 
 
 def compare(old: AgentConfig, new: AgentConfig) -> Reload:

@@ -43,7 +43,8 @@ class StatusServer:
     Args:
         address: Host and port; port 0 takes a free one.
         metrics: What is shown.
-        stale_after_seconds: After how long without a finished cycle the agent counts as stuck.
+        stale_after_seconds: After how long without a finished cycle the agent counts as stuck;
+            may be set anew at any time.
         clock: Seconds, never set back.
 
     Raises:
@@ -61,7 +62,7 @@ class StatusServer:
         self._metrics = metrics
         self._clock = clock
         self._began = clock()
-        self._stale_after = stale_after_seconds
+        self.stale_after_seconds = stale_after_seconds
         self._routes: dict[str, Callable[[], Answer]] = {
             "/metrics": self._show_metrics,
             "/-/healthy": self._show_healthy,
@@ -115,7 +116,7 @@ class StatusServer:
         age = self._metrics.seconds_since_cycle
         if age is None:
             age = self._clock() - self._began
-        if age > self._stale_after:
+        if age > self.stale_after_seconds:
             return Answer(503, _TEXT, f"no cycle has finished for {age:.0f} s\n".encode())
         return Answer(200, _TEXT, b"healthy\n")
 

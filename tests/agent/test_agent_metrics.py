@@ -155,6 +155,15 @@ def test_unhealthy_when_no_cycle_has_finished_for_long(server, metrics, clock):
     assert get(server, "/-/healthy")[::2] == (503, b"no cycle has finished for 61 s\n")
 
 
+def test_longer_cycles_of_a_reload_are_given_longer(server, metrics, clock):
+    metrics.publish(COVERAGE)
+    server.stale_after_seconds = 600
+    clock.now += 599
+    assert get(server, "/-/healthy")[0] == 200
+    clock.now += 2
+    assert get(server, "/-/healthy")[0] == 503
+
+
 def test_unhealthy_when_the_first_cycle_never_ends(server, clock):
     clock.now += 59
     assert get(server, "/-/healthy")[0] == 200

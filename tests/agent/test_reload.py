@@ -68,7 +68,12 @@ def test_the_level_of_the_log_changes_with_a_reload(flags, tmp_path, monkeypatch
 
     def run_agent(config, reread):
         logger = logging.getLogger("flamewell_agent")
-        for text in ("log_level: debug\n", "log_level: nonsense\n", "log_level: warning\n"):
+        for text in (
+            "log_level: debug\n",
+            "log_level: nonsense\n",
+            "log_level: error\ngo_tls_ca_file: /nonexistent\n",
+            "log_level: warning\n",
+        ):
             (tmp_path / "agent.yaml").write_text(text)
             config = reread(config).config
             levels.append(logger.level)
@@ -82,7 +87,7 @@ def test_the_level_of_the_log_changes_with_a_reload(flags, tmp_path, monkeypatch
         root.handlers[:] = before[0]
         root.setLevel(before[1])
         own.setLevel(before[2])
-    assert levels == [logging.DEBUG, logging.DEBUG, logging.WARNING]
+    assert levels == [logging.DEBUG, logging.DEBUG, logging.DEBUG, logging.WARNING]
 
 
 def load(flags):
