@@ -135,11 +135,11 @@ class AgentConfig:
     )
     go_cpu_share: float = option(
         1.0,
-        # bench/go_cost.py, 8 pairs on a busy machine: with all pulls a full target did 0.991 of its
-        # work per CPU second (0.93 to 1.03); CPU windows alone cost less than the pairs scatter by.
+        # bench/go_cost.py: with it a full target did 0.987 of its work per CPU second (median of
+        # 10 pairs, 0.94 to 1.06).
         "for how much of the time the CPU profiler of a Go program may run, which interrupts it "
-        "100 times a CPU second (it costs less than could be measured, see docs/overhead.md); "
-        "values are scaled to all the time",
+        "100 times a CPU second and costs about 1 % of its CPU (docs/overhead.md); values are "
+        "scaled to all the time",
         unit="ratio",
         low=0.01,
         high=1.0,
