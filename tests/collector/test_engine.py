@@ -12,7 +12,7 @@ import pytest
 from collector.batches import TENANT, P, batch
 
 from flamewell_collector.engine import Columns, Scan, Statement, statements
-from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
+from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions, _interrupted_after
 from flamewell_collector.errors import Overloaded, QueryTimeoutError, StorageError
 from flamewell_collector.store.schema import PROFILES, SAMPLES
 from flamewell_collector.store.storage import Storage, StorageOptions
@@ -65,6 +65,29 @@ def test_a_long_query_is_stopped_and_the_engine_goes_on(make_engine: MakeEngine)
     with pytest.raises(QueryTimeoutError, match=r"longer than 0\.2 s"):
         engine.run(ENDLESS, scan())
     assert len(engine.run(statements.STACK_SUMS, scan())["stack_id"]) == 0
+
+
+class Interrupted:
+    """A cursor that notes being interrupted."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+
+    def interrupt(self) -> None:
+        self.told.set()
+
+    def fail_when_told(self) -> None:
+        assert self.told.wait(10)
+        raise RuntimeError("Query interrupted")
+
+
+def test_an_interrupt_that_surfaces_as_a_bare_error_is_a_timeout_too() -> None:
+    """As DuckDB's binding raises it now and then; other such errors stay what they are."""
+    cursor = Interrupted()
+    with pytest.raises(QueryTimeoutError), _interrupted_after(cursor, 0.01):
+        cursor.fail_when_told()
+    with pytest.raises(RuntimeError, match="else"), _interrupted_after(Interrupted(), 60):
+        raise RuntimeError("something else")
 
 
 def test_a_hungry_query_fails_alone(make_engine: MakeEngine) -> None:

@@ -125,11 +125,6 @@ class DuckDBEngine:
                 cursor.register("wanted_series", wanted)
             with _interrupted_after(cursor, self._options.timeout_seconds):
                 columns: Columns = cursor.execute(sql, values).fetchnumpy()
-        except duckdb.InterruptException as error:
-            raise QueryTimeoutError(
-                f"the query took longer than {self._options.timeout_seconds:g} s: choose a "
-                "shorter range or a narrower selector"
-            ) from error
         except duckdb.OutOfMemoryException as error:
             raise Overloaded(
                 "the query needs more memory than query_memory_bytes: choose a shorter range or "
@@ -198,12 +193,18 @@ def _condition(scan: Scan, values: dict[str, Any]) -> str:
 
 @contextmanager
 def _interrupted_after(cursor: Any, seconds: float) -> Iterator[None]:
-    """Interrupt what runs on a cursor when the time is over."""
-    lock, done = threading.Lock(), False
+    """Interrupt what runs on a cursor when the time is over.
+
+    Raises:
+        QueryTimeoutError: It was.
+    """
+    lock, done, interrupted = threading.Lock(), False, False
 
     def interrupt() -> None:
+        nonlocal interrupted
         with lock:
             if not done:
+                interrupted = True
                 cursor.interrupt()
 
     timer = threading.Timer(seconds, interrupt)
@@ -211,6 +212,14 @@ def _interrupted_after(cursor: Any, seconds: float) -> Iterator[None]:
     timer.start()
     try:
         yield
+    except (duckdb.InterruptException, RuntimeError) as error:
+        # Between two steps of a query DuckDB's binding raises a bare RuntimeError instead.
+        if not interrupted:
+            raise
+        raise QueryTimeoutError(
+            f"the query took longer than {seconds:g} s: choose a shorter range or a narrower "
+            "selector"
+        ) from error
     finally:
         with lock:
             done = True
