@@ -10,6 +10,7 @@ from typing import Final
 
 from flask import Flask
 
+from flamewell_collector.allocator import keep_freed_memory
 from flamewell_collector.config import CollectorConfig
 from flamewell_collector.dispatch import Dispatch
 from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
@@ -27,7 +28,7 @@ from flamewell_collector.web import errors, security
 from flamewell_collector.web.agents import agents_blueprint
 from flamewell_collector.web.api import api_blueprint
 from flamewell_collector.web.captures import captures_blueprint
-from flamewell_collector.web.ops import ops_blueprint, store_gauges
+from flamewell_collector.web.ops import ingest_gauges, ops_blueprint, store_gauges
 from flamewell_collector.web.otlp import TENANT, otlp_blueprint
 from flamewell_collector.web.pages import pages_blueprint
 from flamewell_collector.web.pyroscope import pyroscope_blueprint
@@ -80,10 +81,11 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
     Raises:
         CollectorError: The store can't be opened.
     """
+    keep_freed_memory()
     metrics = CollectorMetrics()
     storage = Storage.open(config.data_path, storage_options(config))
     try:
-        engine = DuckDBEngine(_engine_options(config), report_damage=storage.set_aside)
+        engine = make_engine(config, storage)
         query = Query(
             storage,
             engine,
@@ -106,6 +108,7 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
         )
         jobs = Jobs(
             (
+                Job("flush", maintain_seconds, storage.flush_if_due),
                 Job("maintain", maintain_seconds, lambda: storage.maintain(now_ms())),
                 Job("memory_gauges", _MEMORY_GAUGES_SECONDS, memory.refresh),
                 Job("captures", _CAPTURES_SECONDS, orders.dispatch.expire),
@@ -118,6 +121,7 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
             app = create_app(config, storage, query, metrics, orders)
             yield Collector(storage, query, app, orders)
         finally:
+            storage.stop_upkeep()
             jobs.stop()
             captures.close()
             engine.close()
@@ -136,6 +140,7 @@ def create_app(
     app = Flask("flamewell_collector")
     limits = _limits(config)
     ingest = Ingest(storage, metrics, limits=limits, now_ms=now_ms)
+    metrics.add_gauges(GaugeSource(lambda: ingest_gauges(ingest)))
     errors.register(app)
     security.register(app, hosts=config.allowed_hosts if config.is_loopback else None)
     for blueprint in (
@@ -157,9 +162,25 @@ def storage_options(config: CollectorConfig) -> StorageOptions:
     return StorageOptions(
         flush_seconds=config.flush_seconds,
         flush_rows=config.flush_rows,
-        keep_ms=round(config.retention_days * _DAY_MS),
+        max_head_rows=config.max_head_rows,
+        keep_raw_ms=round(config.retention_days * _DAY_MS),
+        keep_10m_ms=round(config.retention_10m_days * _DAY_MS),
+        keep_1h_ms=round(config.retention_1h_days * _DAY_MS),
         keep_bytes=config.retention_bytes,
         min_free_bytes=config.min_free_bytes,
+        stack_cache_bytes=config.stack_cache_bytes,
+    )
+
+
+def make_engine(config: CollectorConfig, storage: Storage) -> DuckDBEngine:
+    """Make the engine; whoever asks for it closes it."""
+    return DuckDBEngine(
+        EngineOptions(
+            memory_bytes=config.query_memory_bytes,
+            threads=config.query_threads,
+            timeout_seconds=config.query_timeout_seconds,
+        ),
+        report_damage=storage.set_aside,
     )
 
 
@@ -181,14 +202,6 @@ def _profiled_lately(now: int) -> Selection:
     return Selection(TENANT, CPU.id, (), now - _HOUR_MS, now + _HOUR_MS)
 
 
-def _engine_options(config: CollectorConfig) -> EngineOptions:
-    return EngineOptions(
-        memory_bytes=config.query_memory_bytes,
-        threads=config.query_threads,
-        timeout_seconds=config.query_timeout_seconds,
-    )
-
-
 def _limits(config: CollectorConfig) -> Limits:
     return Limits(
         body_bytes=config.max_body_bytes,
@@ -203,4 +216,9 @@ def _limits(config: CollectorConfig) -> Limits:
         max_age_ms=config.max_age_seconds * 1_000,
         max_spooled_age_ms=config.max_spooled_age_seconds * 1_000,
         max_ahead_ms=config.max_ahead_seconds * 1_000,
+        batch_samples=config.max_batch_samples,
+        memory_bytes=config.ingest_memory_bytes,
+        tenant_bytes_per_second=config.tenant_bytes_per_second,
+        tenant_samples_per_second=config.tenant_samples_per_second,
+        burst_seconds=config.tenant_burst_seconds,
     )

@@ -38,12 +38,20 @@ class CollectorConfig:
     data_dir: str = option("./flamewell-data", "folder of the store; made if it is not there")
     ingest_path: str = option(INGEST_PATH, "where OTLP profiles are posted")
     retention_days: float = option(
-        30.0, "profiles older than this are removed; 0 keeps them", unit="days", low=0,
-        high=_YEARS_DAYS,
+        15.0, "profiles as they came are removed when older than this; sums of them answer for "
+        "longer; 0 keeps them", unit="days", low=0, high=_YEARS_DAYS,
+    )  # fmt: skip
+    retention_10m_days: float = option(
+        60.0, "sums of ten minutes by service are removed when older than this; 0 keeps them",
+        unit="days", low=0, high=_YEARS_DAYS,
+    )  # fmt: skip
+    retention_1h_days: float = option(
+        400.0, "sums of an hour by service are removed when older than this; 0 keeps them",
+        unit="days", low=0, high=_YEARS_DAYS,
     )  # fmt: skip
     retention_bytes: int = option(
-        0, "the oldest profiles go until the rest fits; 0 for no limit", unit="bytes", low=0,
-        high=1024 * _TIB,
+        0, "the oldest go until the rest fits, profiles before sums; 0 for no limit", unit="bytes",
+        low=0, high=1024 * _TIB,
     )  # fmt: skip
     min_free_bytes: int = option(
         64 * _MIB, "with less free disk nothing new is taken; reads go on", unit="bytes", low=0,
@@ -56,6 +64,10 @@ class CollectorConfig:
     flush_rows: int = option(
         2_000_000, "... or when there are this many rows", unit="rows", low=1_000, high=10**9
     )
+    stack_cache_bytes: int = option(
+        512 * _MIB, "memory for stacks and symbols of stored profiles; those of services that were "
+        "not asked for are read again", unit="bytes", low=_MIB, high=_TIB,
+    )  # fmt: skip
     query_memory_bytes: int = option(
         512 * _MIB, "memory of all queries together", unit="bytes", low=64 * _MIB, high=_TIB
     )
@@ -70,6 +82,28 @@ class CollectorConfig:
     max_body_bytes: int = option(
         64 * _MIB, "a request's body, decompressed", unit="bytes", low=_KIB, high=4 * _GIB
     )
+    ingest_memory_bytes: int = option(
+        1 * _GIB, "memory of all ingest requests under way together; others are told to wait",
+        unit="bytes", low=8 * _MIB, high=_TIB,
+    )  # fmt: skip
+    max_head_rows: int = option(
+        4_000_000, "with more rows waiting for a flush nothing new is taken", unit="rows",
+        low=1_000, high=10**9,
+    )  # fmt: skip
+    tenant_samples_per_second: int = option(
+        0, "samples that a tenant may send; 0 for no limit", unit="samples/s", low=0, high=10**9
+    )
+    tenant_bytes_per_second: int = option(
+        0, "decompressed bytes that a tenant may send; 0 for no limit", unit="bytes/s", low=0,
+        high=_TIB,
+    )  # fmt: skip
+    tenant_burst_seconds: float = option(
+        10.0, "so much of a tenant's rates may come at once", unit="seconds", low=0.1, high=3_600
+    )
+    max_batch_samples: int = option(
+        2_000_000, "samples of a request; further profiles are rejected", unit="samples", low=1,
+        high=10**9,
+    )  # fmt: skip
     max_profile_samples: int = option(
         16_000, "profiles with more samples are rejected", unit="samples", low=1, high=10**8
     )

@@ -15,9 +15,11 @@
     │   ├── TooLarge            413
     │   └── UnsupportedMediaType  415
     ├── Overloaded              429  try again later
+    │   └── RateLimited              a tenant sends more than it may
     ├── ConfigError             an option is wrong: exit code 2
     ├── QueryTimeoutError       503  a question took longer than it may
     └── StorageError
+        ├── StaleBatch               what a batch leaves out is in another log file
         └── StorageUnavailable  503  full or read-only disk; reads go on
 """
 
@@ -84,8 +86,16 @@ class Overloaded(CollectorError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class RateLimited(Overloaded):
+    """A tenant sends more than it may."""
+
+
 class StorageError(CollectorError):
     """Something on disk is not as it should be."""
+
+
+class StaleBatch(StorageError):
+    """A batch leaves out stacks that are not in the current log file: decode it again."""
 
 
 class StorageUnavailable(StorageError):

@@ -1,10 +1,9 @@
-"""Background work: one thread runs each job when it is due; a failure stops no other job."""
+"""Background work: a thread a job, so that a long or failing one keeps no other waiting."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -52,7 +51,7 @@ class Job:
 
 
 class Jobs:
-    """The thread that runs jobs."""
+    """The threads that run jobs."""
 
     def __init__(self, jobs: Iterable[Job], *, failures: Counter) -> None:
         """Take the jobs.
@@ -61,19 +60,23 @@ class Jobs:
             jobs: What is to be done.
             failures: Counts failed runs by job.
         """
-        self._jobs = tuple(jobs)
         self._failures = failures
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, args=(job,), name=f"job-{job.name}", daemon=True)
+            for job in jobs
+        ]
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        for each in self._threads:
+            each.start()
 
     def stop(self) -> None:
-        """Let the job that runs come to its end, then stop."""
+        """Let the jobs that run come to their end, then stop."""
         self._stopping.set()
-        self._thread.join()
+        for each in self._threads:
+            each.join()
 
     def run(self, job: Job) -> None:
         """Run a job; what goes wrong is logged and counted here, and nowhere else."""
@@ -87,13 +90,9 @@ class Jobs:
             self._failures.labels(job.name).inc()
             log.exception("the job %s failed", job.name)
 
-    def _work(self) -> None:
-        due = {job.name: time.monotonic() + job.every_seconds for job in self._jobs}
-        while due and not self._stopping.wait(max(0.0, min(due.values()) - time.monotonic())):
-            for job in self._jobs:
-                if due[job.name] <= time.monotonic() and not self._stopping.is_set():
-                    self.run(job)
-                    due[job.name] = time.monotonic() + job.every_seconds
+    def _work(self, job: Job) -> None:
+        while not self._stopping.wait(job.every_seconds):
+            self.run(job)
 
 
 class MemoryGauges:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ class DecodedBatch:
         profiles: PROFILES: one row a profile (its total), for time lines without stacks.
         samples: SAMPLES: one row a (profile, stack).
         stacks: STACKS: a prefix tree with node numbers local to this batch.
-        frames: FRAMES: frame numbers local to this batch.
+        frames: BATCH_FRAMES: frame numbers local to this batch.
+        epoch: Stacks that the log file of this number has already are left out; None where all
+            are there.
     """
 
     tenant: str
@@ -33,6 +35,7 @@ class DecodedBatch:
     samples: pa.Table
     stacks: pa.Table
     frames: pa.Table
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +75,39 @@ class Frames:
     line: npt.NDArray[np.int32]
 
 
+class Shape:
+    """What was worked out of a tree's shape, whatever its values: kept with the tree.
+
+    Attributes:
+        found: Whoever works it out says what it is; None before.
+    """
+
+    __slots__ = ("found",)
+
+    def __init__(self) -> None:
+        self.found: object = None
+
+
 @dataclass(frozen=True, slots=True)
 class StackTree:
     """Merged values on a prefix tree of stacks: the input of all analysis.
 
-    Node 0 is the root (no frame). ``parent[i] < i`` for every i > 0.
+    Node 0 is the root (no frame). ``parent[i] < i`` for every i > 0. Some nodes may lead to
+    no value.
 
     Attributes:
         parent: int32, shape (n,); parent[0] == -1.
         frame: int32, shape (n,); row in ``frames``; frame[0] == -1.
         value: int64, shape (n,); the node's own (self) value, in the profile type's unit.
         frames: The frame table.
+        shape: One object for all trees that have these very ``parent``, ``frame`` and ``frames``.
     """
 
     parent: npt.NDArray[np.int32]
     frame: npt.NDArray[np.int32]
     value: npt.NDArray[np.int64]
     frames: Frames
+    shape: Shape = field(default_factory=Shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from flamewell_collector.errors import ProfileRejected
+from flamewell_collector.labels import check_labels, label_name
 from flamewell_collector.limits import Limits
-from flamewell_collector.otlp_stacks import string
+from flamewell_collector.otlp_dictionary import string
 from flamewell_wire import attributes as names
 
 UNKNOWN_SERVICE = "unknown_service"
 """What OpenTelemetry's resource conventions say where service.name is missing."""
-
-_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_]")
 
 
 def attributes_of(pairs: Any, dictionary: Any) -> dict[str, str]:
@@ -51,23 +48,9 @@ def labels_of(attributes: dict[str, str], limits: Limits) -> dict[str, str]:
     }
     for attribute, value in attributes.items():
         if attribute.startswith(names.LABEL_ATTRIBUTE_PREFIX) and value:
-            name = _label_name(attribute.removeprefix(names.LABEL_ATTRIBUTE_PREFIX))
+            name = label_name(attribute.removeprefix(names.LABEL_ATTRIBUTE_PREFIX))
             if name:
                 labels.setdefault(name, value)
     labels.setdefault("service_name", UNKNOWN_SERVICE)
-    if len(labels) > limits.label_names:
-        raise ProfileRejected(
-            "too_many_labels", f"{len(labels)} labels, {limits.label_names} are taken"
-        )
-    for name, value in labels.items():
-        if len(name.encode()) > limits.label_name_bytes:
-            raise ProfileRejected("label_name_too_long", f"label {name[:40]!r}…")
-        if len(value.encode()) > limits.label_value_bytes:
-            raise ProfileRejected("label_value_too_long", f"the value of label {name!r}")
+    check_labels(labels, limits)
     return labels
-
-
-def _label_name(text: str) -> str:
-    """Make a name that selectors take: other characters become underscores."""
-    name = _NOT_IN_A_NAME.sub("_", text)
-    return f"_{name}" if name[:1].isdigit() else name

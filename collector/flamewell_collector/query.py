@@ -7,22 +7,22 @@ points of a time line; the rest tells what there is to ask for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from flamewell_collector.engine import Columns, Engine, Scan, statements
+from flamewell_collector.engine import Columns, Engine, Scan, Sums, statements
 from flamewell_collector.engine.grid import (
     BUCKET_MS,
     amounts_grid,
     averages,
+    minutes_with_data,
     rates,
     readings_grid,
 )
-from flamewell_collector.errors import StorageError
 from flamewell_collector.model import Selection, Series, StackTree, Timeline
 from flamewell_collector.services import (
     LAST_READINGS_MS,
@@ -32,6 +32,8 @@ from flamewell_collector.services import (
     service_of,
     service_rows,
 )
+from flamewell_collector.store.plan import RolledUp, make_plan
+from flamewell_collector.store.prefix_tree import PrefixTree
 from flamewell_collector.store.storage import Snapshot, Storage
 from flamewell_wire import profile_types
 
@@ -67,11 +69,15 @@ class Query:
 
     def merge(self, selection: Selection) -> StackTree:
         """Merge all profiles of a selection: deltas are summed, gauges averaged over time."""
-        with self._timed("merge"), self._snapshot(selection) as snapshot:
-            scan = self._load_symbols(snapshot, _scan(snapshot, selection))
-            merge_stacks = self._average_stacks if _is_gauge(selection) else self._sum_stacks
-            stack_ids, values = merge_stacks(scan)
-            return snapshot.stacks.tree(stack_ids, values)
+        merge_stacks = self._average_stacks if _is_gauge(selection) else self._sum_stacks
+        with self._timed("merge"):
+            while True:
+                damaged = self._storage.set_aside_count
+                with self._rows(selection, samples=True) as (snapshot, scan):
+                    tree = _tree(snapshot, scan, merge_stacks(scan))
+                if self._storage.set_aside_count == damaged:
+                    return tree
+                # Values that stand on no stack, or sums whose raw rows are still there: once more.
 
     def timeline(self, selection: Selection, *, step_ms: int) -> Timeline:
         """Give a selection's totals over time, without reading a sample.
@@ -83,10 +89,10 @@ class Query:
         make_grid = readings_grid if gauge else amounts_grid
         grid = make_grid(selection.start_ms, selection.end_ms, step_ms)
         with_lead = replace(selection, start_ms=grid.read_from_ms)
-        with self._timed("timeline"), self._snapshot(with_lead) as snapshot:
+        with self._timed("timeline"), self._rows(with_lead) as (_, scan):
             rows = self._engine.run(
                 statements.READINGS if gauge else statements.AMOUNTS,
-                _scan(snapshot, with_lead),
+                scan,
                 read_from_ms=grid.read_from_ms,
                 cell_ms=grid.cell_ms,
             )
@@ -96,8 +102,7 @@ class Query:
     def services(self, tenant: str, start_ms: int, end_ms: int) -> list[ServiceRow]:
         """Give the services that sent anything, those with most CPU time first."""
         everything = Selection(tenant, ALL_TYPES, (), start_ms, end_ms)
-        with self._timed("services"), self._snapshot(everything) as snapshot:
-            scan = _scan(snapshot, everything)
+        with self._timed("services"), self._rows(everything) as (snapshot, scan):
             totals = self._engine.run(statements.SERVICE_TOTALS, scan)
             active = self._active_series(snapshot, scan)
             readings = self._last_readings(snapshot, scan)
@@ -105,8 +110,8 @@ class Query:
 
     def series(self, selection: Selection) -> list[Series]:
         """Give the series of a selection that sent anything in its range."""
-        with self._timed("series"), self._snapshot(selection) as snapshot:
-            return self._active_series(snapshot, _scan(snapshot, selection))
+        with self._timed("series"), self._rows(selection) as (snapshot, scan):
+            return self._active_series(snapshot, scan)
 
     def label_names(self, selection: Selection) -> list[str]:
         """Give the names of all labels of a selection's series."""
@@ -118,43 +123,38 @@ class Query:
 
     def type_ids(self, selection: Selection) -> list[str]:
         """Give the ids of the profile types that a selection's series sent in its range."""
-        with self._timed("profile_types"), self._snapshot(selection) as snapshot:
-            rows = self._engine.run(statements.ACTIVE_TYPES, _scan(snapshot, selection))
+        with self._timed("profile_types"), self._rows(selection) as (_, scan):
+            rows = self._engine.run(statements.ACTIVE_TYPES, scan)
         return [str(each) for each in rows["profile_type"]]
 
     def memory_readings(self, tenant: str) -> list[LastReading]:
         """Give the newest memory readings of the series that are still there."""
         now = self._clock()
         recent = Selection(tenant, ALL_TYPES, (), now - LAST_READINGS_MS, now + LAST_READINGS_MS)
-        with self._timed("memory_readings"), self._snapshot(recent) as snapshot:
-            return self._last_readings(snapshot, _scan(snapshot, recent))
+        with self._timed("memory_readings"), self._rows(recent) as (snapshot, scan):
+            return self._last_readings(snapshot, scan)
 
     def now_ms(self) -> int:
         """Read the clock."""
         return self._clock()
 
-    def _sum_stacks(self, scan: Scan) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-        rows = self._engine.run(statements.STACK_SUMS, scan)
-        return rows["stack_id"], rows["value"]
+    def _sum_stacks(self, scan: Scan) -> _Merged:
+        if len(scan.services or ()) == 1:
+            rows = self._engine.run(statements.STACK_SUMS, scan)
+            service = np.zeros(len(rows["stack_id"]), np.int64)
+            return _Merged(service, rows["stack_id"], rows["value"])
+        rows = self._engine.run(statements.SERVICE_STACK_SUMS, scan)
+        order = np.argsort(rows["service"], kind="stable")
+        return _Merged(rows["service"][order], rows["stack_id"][order], rows["value"][order])
 
-    def _average_stacks(self, scan: Scan) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    def _average_stacks(self, scan: Scan) -> _Merged:
         """Average each series in each bucket, sum the series, average the buckets with data."""
-        rows = self._engine.run(
-            statements.STACK_READINGS, scan, start_ms=scan.start_ms, bucket_ms=BUCKET_MS
-        )
-        return _weighted(rows)
-
-    def _load_symbols(self, snapshot: Snapshot, scan: Scan) -> Scan:
-        """Make the stacks of the scan's blocks known; blocks that can't be read are left out."""
-        readable = []
-        for block in scan.blocks:
-            try:
-                snapshot.stacks.load_block(block)
-            except StorageError as error:
-                self._storage.set_aside(block, str(error))
-            else:
-                readable.append(block)
-        return replace(scan, blocks=tuple(readable))
+        rows = self._engine.run(statements.STACK_READINGS, scan, bucket_ms=BUCKET_MS)
+        buckets = len(self._engine.run(statements.BUCKETS, scan, bucket_ms=BUCKET_MS)["bucket"])
+        if scan.sums:
+            slots = self._engine.run(statements.SLOT_MINUTES, scan)
+            buckets += minutes_with_data(slots)
+        return _weighted(rows, buckets)
 
     def _active_series(self, snapshot: Snapshot, scan: Scan) -> list[Series]:
         rows = self._engine.run(statements.ACTIVE_SERIES, scan)
@@ -171,11 +171,47 @@ class Query:
         return found
 
     @contextmanager
-    def _snapshot(self, selection: Selection) -> Iterator[Snapshot]:
+    def _rows(
+        self, selection: Selection, *, samples: bool = False
+    ) -> Iterator[tuple[Snapshot, Scan]]:
+        """Choose the rows that a selection is about; they stay for as long as the context is open.
+
+        Label matchers become services and series, so that other rows are never read.
+        """
+        tenant, start_ms, end_ms = selection.tenant, selection.start_ms, selection.end_ms
+        index = self._storage.series(tenant)
+        chosen = index.select(selection.matchers)
+        services = tuple(sorted({service_of(each) for each in chosen}))
+        by_service = all(matcher.name == "service_name" for matcher in selection.matchers)
+        everything = not selection.matchers
         with self._storage.snapshot(
-            selection.tenant, selection.start_ms, selection.end_ms
+            tenant, start_ms, end_ms, services=(None if everything else services) if samples else ()
         ) as snapshot:
-            yield snapshot
+            gauge = bool(selection.type_id) and _is_gauge(selection)
+            plan = make_plan(
+                snapshot.stored,
+                start_ms,
+                end_ms,
+                gauge=gauge,
+                sums_do=samples and by_service,
+            )
+            ids = (each.series_id for each in chosen)
+            yield (
+                snapshot,
+                Scan(
+                    blocks=tuple(snapshot.data_dir / path for path in plan.raw),
+                    head_profiles=snapshot.head_profiles,
+                    head_samples=snapshot.head_samples,
+                    start_ms=start_ms,
+                    end_ms=end_ms,
+                    type_ids=(selection.type_id,) if selection.type_id else (),
+                    services=services,
+                    every_service=everything,
+                    series_ids=None if by_service else np.fromiter(ids, np.int64, len(chosen)),
+                    sums=_sums(snapshot, plan.sums),
+                    totals=_sums(snapshot, plan.totals),
+                ),
+            )
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -186,35 +222,52 @@ class Query:
             self._observe(name, time.perf_counter() - begin)
 
 
-def _scan(snapshot: Snapshot, selection: Selection) -> Scan:
-    """Turn label matchers into services and series, so that other rows are never read."""
-    services: tuple[str, ...] | None = None
-    series_ids: npt.NDArray[np.uint64] | None = None
-    if selection.matchers:
-        chosen = snapshot.series.select(selection.matchers)
-        services = tuple(sorted({service_of(each) for each in chosen}))
-        if any(matcher.name != "service_name" for matcher in selection.matchers):
-            series_ids = np.fromiter((each.series_id for each in chosen), np.uint64, len(chosen))
-    return Scan(
-        blocks=snapshot.blocks,
-        head_profiles=snapshot.head_profiles,
-        head_samples=snapshot.head_samples,
-        start_ms=selection.start_ms,
-        end_ms=selection.end_ms,
-        type_ids=(selection.type_id,) if selection.type_id else (),
-        services=services,
-        series_ids=series_ids,
-    )
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """Values of stacks; equal services stand together. Shape (n,).
+
+    Attributes:
+        service: Number among the scan's services, ascending.
+        stack_id: Of each.
+        value: In the type's unit.
+    """
+
+    service: npt.NDArray[np.int64]
+    stack_id: npt.NDArray[np.int64]
+    value: npt.NDArray[np.int64]
+
+
+def _tree(snapshot: Snapshot, scan: Scan, merged: _Merged) -> StackTree:
+    """Put values on the stacks of their services."""
+    services = scan.services or ()
+    blocks = (*scan.blocks, *(each.block for each in scan.sums))
+    bounds = np.searchsorted(merged.service, np.arange(len(services) + 1)).tolist()
+    trees = []
+    for name, first, last in zip(services, bounds, bounds[1:], strict=False):
+        if first < last:
+            tree = snapshot.tree(name, blocks)
+            if last - first == len(merged.service):
+                return tree.whole_tree(merged.stack_id, merged.value)
+            trees.append(tree.restricted(merged.stack_id[first:last]))
+    return PrefixTree.merged(trees).tree(merged.stack_id, merged.value)
+
+
+def _sums(snapshot: Snapshot, found: Iterable[RolledUp]) -> tuple[Sums, ...]:
+    return tuple(Sums(snapshot.data_dir / each.path, each.ranges) for each in found)
 
 
 def _is_gauge(selection: Selection) -> bool:
     return profile_types.parse_id(selection.type_id).kind == "gauge"
 
 
-def _weighted(rows: Columns) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+def _weighted(rows: Columns, buckets: int) -> _Merged:
     """Add up each stack's sums over their readings; rows come sorted, so always in one order."""
-    stack_ids, first = np.unique(rows["stack_id"], return_index=True)
-    if not len(stack_ids):
-        return stack_ids, np.zeros(0, np.int64)
+    service, stack_id = rows["service"], rows["stack_id"]
+    if not len(stack_id):
+        return _Merged(service, stack_id, np.zeros(0, np.int64))
+    new = np.ones(len(stack_id), dtype=bool)
+    new[1:] = (service[1:] != service[:-1]) | (stack_id[1:] != stack_id[:-1])
+    first = np.flatnonzero(new)
     sums = np.add.reduceat(rows["value"] / rows["readings"], first)
-    return stack_ids, np.rint(sums / rows["buckets"][0]).astype(np.int64)
+    values = np.rint(sums / max(1, buckets)).astype(np.int64)
+    return _Merged(service[first], stack_id[first], values)

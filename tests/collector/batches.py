@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from flamewell_collector.model import DecodedBatch, StackTree
-from flamewell_collector.store.hashing import child_hash, label_set_hash
-from flamewell_collector.store.schema import FRAMES, PROFILES, SAMPLES, SERIES, STACKS
+from flamewell_collector.store.hashing import frame_hash, label_set_hash, stack_hash
+from flamewell_collector.store.head_stacks import HeadStacks
+from flamewell_collector.store.prefix_tree import PrefixTree
+from flamewell_collector.store.schema import BATCH_FRAMES, PROFILES, SAMPLES, SERIES, STACKS
 from flamewell_wire.profile_types import CPU
 
 Stack = tuple[str, ...]
@@ -31,42 +34,54 @@ class P:
 
 @dataclass
 class _Symbols:
-    stacks: dict[Stack, int] = field(default_factory=lambda: {(): 0})
+    stacks: dict[str, dict[Stack, int]] = field(default_factory=dict)
     frames: dict[str, int] = field(default_factory=dict)
-    ends: set[Stack] = field(default_factory=set)
+    ends: set[tuple[str, Stack]] = field(default_factory=set)
 
-    def add(self, stack: Stack) -> None:
+    def add(self, service: str, stack: Stack) -> None:
+        mine = self.stacks.setdefault(service, {(): 0})
         for depth in range(len(stack) + 1):
-            self.stacks.setdefault(stack[:depth], len(self.stacks))
+            mine.setdefault(stack[:depth], len(mine))
         for function in stack:
             self.frames.setdefault(function, len(self.frames))
-        self.ends.add(stack)
+        self.ends.add((service, stack))
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        rows = [
-            {
-                "node": node,
-                "parent": self.stacks[stack[:-1]] if stack else -1,
-                "frame": self.frames[stack[-1]] if stack else -1,
-                "stack_id": stack_id(stack) if stack in self.ends or not stack else None,
-            }
-            for stack, node in self.stacks.items()
-        ]
-        frames = [
-            {"frame": number, "function": name, "file": f"{name}.py", "line": 1}
-            for name, number in self.frames.items()
-        ]
-        return (
-            pa.Table.from_pylist(rows, schema=STACKS),
-            pa.Table.from_pylist(frames, schema=FRAMES),
-        )
+        rows: list[dict] = []
+        for service, mine in self.stacks.items():
+            first = len(rows)
+            rows += [
+                {
+                    "service_name": service,
+                    "node": first + node,
+                    "parent": first + mine[stack[:-1]] if stack else -1,
+                    "frame": self.frames[stack[-1]] if stack else -1,
+                    "stack_id": stack_id(stack)
+                    if (service, stack) in self.ends or not stack
+                    else None,
+                }
+                for stack, node in mine.items()
+            ]
+        return pa.Table.from_pylist(rows, schema=STACKS), frame_rows(self.frames)
+
+
+def frame_rows(names: Iterable[str]) -> pa.Table:
+    """Number frames in their order."""
+    rows = [
+        {
+            "frame": number,
+            "frame_id": int(np.uint64(frame_hash(name, f"{name}.py", 1)).astype(np.int64)),
+            "function": name,
+            "file": f"{name}.py",
+            "line": 1,
+        }
+        for number, name in enumerate(names)
+    ]
+    return pa.Table.from_pylist(rows, schema=BATCH_FRAMES)
 
 
 def stack_id(stack: Stack) -> int:
-    found = 0
-    for function in stack:
-        found = child_hash(found, function, f"{function}.py", 1)
-    return found
+    return stack_hash((function, f"{function}.py", 1) for function in stack)
 
 
 def batch(profiles: Iterable[P], *, batch_id: str, tenant: str = TENANT) -> DecodedBatch:
@@ -96,7 +111,7 @@ def batch(profiles: Iterable[P], *, batch_id: str, tenant: str = TENANT) -> Deco
         )
         for text, value in each.stacks.items():
             stack = tuple(text.split())
-            symbols.add(stack)
+            symbols.add(labels["service_name"], stack)
             sample_rows.append({**row, "stack_id": stack_id(stack), "value": value})
     stacks, frames = symbols.tables()
     return DecodedBatch(
@@ -122,3 +137,11 @@ def as_stacks(tree: StackTree) -> dict[str, int]:
         if value:
             found[name] = value
     return found
+
+
+def trees_of(stacks: pa.Table, frames: pa.Table) -> PrefixTree:
+    """Give all stacks of a batch as one tree."""
+    head = HeadStacks()
+    head.add(stacks, frames)
+    found = [head.tree(each) for each in stacks.column("service_name").unique().to_pylist()]
+    return PrefixTree.merged([each for each in found if each is not None])

@@ -10,6 +10,7 @@ import pyarrow as pa
 from collector.batches import TENANT, P, batch
 
 from flamewell_collector.model import DecodedBatch
+from flamewell_collector.store.prefix_tree import PrefixTree
 from flamewell_collector.store.reader import read_table
 from flamewell_collector.store.schema import PROFILES, SAMPLES
 from flamewell_collector.store.storage import Snapshot, Storage
@@ -30,17 +31,22 @@ def cpu_batch(number: int, *, time_ms: int = NOON_MS, tenant: str = TENANT) -> D
 
 
 def all_rows(snapshot: Snapshot) -> tuple[pa.Table, pa.Table]:
-    profiles = [read_table(each / "profiles.parquet", PROFILES) for each in snapshot.blocks]
-    samples = [read_table(each / "samples.parquet", SAMPLES) for each in snapshot.blocks]
+    blocks = raw_folders(snapshot)
+    profiles = [read_table(each / "profiles.parquet", PROFILES) for each in blocks]
+    samples = [read_table(each / "samples.parquet", SAMPLES) for each in blocks]
     return (
         pa.concat_tables([*profiles, snapshot.head_profiles]),
         pa.concat_tables([*samples, snapshot.head_samples]),
     )
 
 
+def raw_folders(snapshot: Snapshot) -> list[Path]:
+    return [snapshot.data_dir / each.path for each in snapshot.stored.raw]
+
+
 def totals(storage: Storage, *, tenant: str = TENANT) -> Counter[int]:
     """Total of a profile → how often it is there; checked against its samples."""
-    with storage.snapshot(tenant, 0, FOREVER_MS) as snapshot:
+    with storage.snapshot(tenant, 0, FOREVER_MS, services=None) as snapshot:
         profiles, samples = all_rows(snapshot)
     assert sum(profiles.column("total").to_pylist()) == sum(samples.column("value").to_pylist())
     return Counter(profiles.column("total").to_pylist())
@@ -48,11 +54,11 @@ def totals(storage: Storage, *, tenant: str = TENANT) -> Counter[int]:
 
 def by_function(storage: Storage, *, tenant: str = TENANT) -> dict[str, int]:
     """Leaf function → value, through the stack table."""
-    with storage.snapshot(tenant, 0, FOREVER_MS) as snapshot:
-        for block in snapshot.blocks:
-            snapshot.stacks.load_block(block)
+    with storage.snapshot(tenant, 0, FOREVER_MS, services=None) as snapshot:
         _, samples = all_rows(snapshot)
-        tree = snapshot.stacks.tree(
+        services = samples.column("service_name").unique().to_pylist()
+        trees = [snapshot.tree(each, raw_folders(snapshot)) for each in services]
+        tree = PrefixTree.merged(trees).tree(
             samples.column("stack_id").to_numpy(), samples.column("value").to_numpy()
         )
     found: Counter[str] = Counter()

@@ -146,7 +146,7 @@ def test_timeline(client: FlaskClient) -> None:
     assert gauge["kind"] == "gauge"
 
 
-@pytest.mark.parametrize("form", ["pprof", "folded", "speedscope", "svg"])
+@pytest.mark.parametrize("form", ["pprof", "folded", "speedscope", "parquet", "svg"])
 def test_export(client: FlaskClient, form: str) -> None:
     answer = client.get(f"/api/v1/export?format={form}&{NEAR}")
     assert answer.status_code == 200

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from collector.stored import (
     cpu_batch,
     expected,
     let_go,
+    raw_folders,
     totals,
 )
 
 from flamewell_collector.errors import StorageUnavailable
 from flamewell_collector.store import retention
 from flamewell_collector.store.catalog import Block
-from flamewell_collector.store.storage import REMEMBER_BATCHES_MS, Storage
+from flamewell_collector.store.dedupe import REMEMBER_MS
+from flamewell_collector.store.storage import Storage
+from flamewell_collector.store.tiers import ONE_HOUR, RAW, TEN_MINUTES
 
 Open = Callable[..., Storage]
 LATER_MS = NOON_MS + 2 * HOUR_MS
@@ -86,9 +90,8 @@ def test_replaced_blocks_stay_while_a_snapshot_reads_them(
         storage.snapshot("default", 0, FOREVER_MS) as second,
     ):
         storage.maintain(LATER_MS)
-        assert first.blocks == second.blocks
-        for block in first.blocks:
-            first.stacks.load_block(block)
+        assert raw_folders(first) == raw_folders(second)
+        assert len(first.tree("payments", raw_folders(first))) == 8
         assert len(block_folders(tmp_path / "data")) == 3
         assert totals(storage) == expected(6)
     assert len(block_folders(tmp_path / "data")) == 1
@@ -149,7 +152,7 @@ def test_head_is_flushed_by_rows_and_by_age(open_storage: Open) -> None:
 def test_old_blocks_go_with_series_that_nothing_is_left_of(
     open_storage: Open, tmp_path: Path
 ) -> None:
-    storage = open_storage(keep_ms=10 * HOUR_MS)
+    storage = open_storage(keep_raw_ms=10 * HOUR_MS)
     fill(storage, range(1), time_ms=NOON_MS)  # pod p0
     fill(storage, range(1, 2), time_ms=NOON_MS + 5 * HOUR_MS)  # pod p1
     storage.flush()
@@ -181,15 +184,24 @@ def test_the_oldest_go_first_until_the_rest_fits(open_storage: Open) -> None:
 
 def test_retention_rule() -> None:
     blocks = [block(f"b{at}", end_ms=at * 100, size=10) for at in (3, 1, 2)]
-    assert names(retention.expired(blocks, now_ms=1000, keep_ms=0, keep_bytes=0)) == []
-    assert names(retention.expired(blocks, now_ms=350, keep_ms=200, keep_bytes=0)) == ["b1"]
-    assert names(retention.expired(blocks, now_ms=0, keep_ms=0, keep_bytes=15)) == ["b1", "b2"]
-    both = retention.expired(blocks, now_ms=350, keep_ms=200, keep_bytes=10)
+    assert names(retention.expired(blocks, now_ms=1000, keep_ms={}, keep_bytes=0)) == []
+    assert names(retention.expired(blocks, now_ms=350, keep_ms={RAW: 200}, keep_bytes=0)) == ["b1"]
+    assert names(retention.expired(blocks, now_ms=0, keep_ms={}, keep_bytes=15)) == ["b1", "b2"]
+    both = retention.expired(blocks, now_ms=350, keep_ms={RAW: 200}, keep_bytes=10)
     assert names(both) == ["b1", "b2"]
+    tiers = [block(tier, end_ms=100, size=10, tier=tier) for tier in (ONE_HOUR, TEN_MINUTES, RAW)]
+    kept = {RAW: 100, TEN_MINUTES: 300, ONE_HOUR: 0}
+    assert names(retention.expired(tiers, now_ms=350, keep_ms=kept, keep_bytes=0)) == [RAW]
+    assert names(retention.expired(tiers, now_ms=500, keep_ms=kept, keep_bytes=0)) == [
+        TEN_MINUTES,
+        RAW,
+    ]
+    by_size = retention.expired(tiers, now_ms=0, keep_ms={}, keep_bytes=15)
+    assert names(by_size) == [RAW, TEN_MINUTES], "raw rows first: their sums remain"
 
 
-def block(path: str, *, end_ms: int, size: int) -> Block:
-    return Block(path, "t", end_ms, end_ms, 1, size, compacted=False)
+def block(path: str, *, end_ms: int, size: int, tier: str = RAW) -> Block:
+    return Block(path, "t", end_ms, end_ms, 1, size, compacted=False, tier=tier)
 
 
 def names(blocks: list[Block]) -> list[str]:
@@ -200,10 +212,10 @@ def test_batch_ids_are_remembered_for_a_day(open_storage: Open) -> None:
     storage = open_storage()
     fill(storage, range(2))
     storage.flush()
-    received = next(iter(storage._batch_ids.values()))
-    storage.maintain(received + REMEMBER_BATCHES_MS - 1_000)
+    received = time.time_ns() // 1_000_000
+    storage.maintain(received + REMEMBER_MS - 60_000)
     assert storage.seen("default", "b1")
-    storage.maintain(received + REMEMBER_BATCHES_MS + 60_000)
+    storage.maintain(received + REMEMBER_MS + 60_000)
     assert not storage.seen("default", "b1")
     let_go(storage)
     assert not open_storage().seen("default", "b1")

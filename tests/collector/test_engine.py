@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from collector.batches import TENANT, P, batch
+from collector.stored import raw_folders
 
 from flamewell_collector.engine import Columns, Scan, Statement, statements
 from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions, _interrupted_after
@@ -157,7 +158,7 @@ def write_block(folder: Path) -> Path:
     storage.append(batch(profiles, batch_id="b"))
     storage.flush()
     with storage.snapshot(TENANT, 0, 2_000) as snapshot:
-        (block,) = snapshot.blocks
+        (block,) = raw_folders(snapshot)
     storage.close()
     return block
 
@@ -165,7 +166,7 @@ def write_block(folder: Path) -> Path:
 def explain(engine: DuckDBEngine, wanted: Scan) -> str:
     from flamewell_collector.engine.duckdb import _compose
 
-    sql, values = _compose(statements.STACK_SUMS, wanted, wanted.blocks)
+    sql, values = _compose(statements.STACK_SUMS, wanted)
     cursor = engine._connection.cursor()
     try:
         cursor.register("head_samples", wanted.head_samples)

@@ -31,7 +31,7 @@ from flamewell_collector.errors import Overloaded
 from flamewell_collector.ingest import Ingest
 from flamewell_collector.limits import Limits
 from flamewell_collector.metrics import CollectorMetrics
-from flamewell_collector.otlp import rpc_status
+from flamewell_collector.otlp_wire import rpc_status
 from flamewell_collector.store.storage import Storage
 from flamewell_collector.web.otlp import otlp_blueprint
 

@@ -5,20 +5,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from collector.batches import as_stacks
+from collector.batches import as_stacks, trees_of
 from collector.otlp_requests import CPU_ID, NOW_MS, Request
 from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opentelemetry.proto.collector.profiles.v1development import profiles_service_pb2
 
 from flamewell_agent import otlp as agent_otlp
 from flamewell_agent.model import Batch, Frame, Profile, Resource
 from flamewell_collector.errors import InvalidRequest
 from flamewell_collector.limits import Limits
-from flamewell_collector.otlp import Decoded, Decoder, parse_request
+from flamewell_collector.otlp import Decoded, Decoder
+from flamewell_collector.otlp_wire import parse_request
 from flamewell_collector.store import schema
-from flamewell_collector.store.stacktable import StackTable
 from flamewell_wire.profile_types import ALL
 
 
@@ -29,19 +28,20 @@ def decoded(
     seen: Callable[[str, str], bool] = lambda _tenant, _id: False,
     room: Callable[[str, int], bool] = lambda _tenant, _series: True,
 ) -> Decoded:
-    message = request.message if isinstance(request, Request) else request
+    message = (
+        parse_request(request.encoded(), as_json=False) if isinstance(request, Request) else request
+    )
     decoder = Decoder(limits or Limits(), seen=seen, room_for_series=room)
     found = decoder.decode(message, "tenant", NOW_MS)
     if found.batch is not None:
-        for name, wanted in schema.TABLES.items():
+        for name, wanted in schema.BATCH_TABLES.items():
             assert getattr(found.batch, name).schema.equals(wanted)
     return found
 
 
 def stacks_of(found: Decoded) -> dict[str, int]:
     assert found.batch is not None
-    table = StackTable()
-    table.intern(found.batch.stacks, found.batch.frames)
+    table = trees_of(found.batch.stacks, found.batch.frames)
     return as_stacks(
         table.tree(
             found.batch.samples.column("stack_id").to_numpy(),
@@ -118,8 +118,7 @@ def test_what_the_agent_encodes_comes_back(
 
 def spelled(found: Decoded) -> dict[str, int]:
     assert found.batch is not None
-    table = StackTable()
-    table.intern(found.batch.stacks, found.batch.frames)
+    table = trees_of(found.batch.stacks, found.batch.frames)
     tree = table.tree(
         found.batch.samples.column("stack_id").to_numpy(),
         found.batch.samples.column("value").to_numpy(),
@@ -469,8 +468,7 @@ def test_a_tree_that_gets_too_large_rejects_what_needs_it() -> None:
 
 
 def test_an_empty_dictionary_and_an_empty_request() -> None:
-    empty = profiles_service_pb2.ExportProfilesServiceRequest()
-    assert decoded(empty).batch is None
+    assert decoded(parse_request(b"", as_json=False)).batch is None
     request = Request()
     request.resource(service__name="s").profile([(0, 9)], type_id="")
     request.message.ClearField("dictionary")
@@ -484,7 +482,7 @@ def test_json_is_the_same() -> None:
     body = json_format.MessageToJson(request.message).encode()
     assert b'"9007199254740993"' in body
     parsed = parse_request(body, as_json=True)
-    assert parsed == request.message
+    assert parsed == parse_request(request.encoded(), as_json=False)
     assert stacks_of(decoded(parsed)) == {"main f": 2**53 + 1}
 
 
@@ -516,9 +514,8 @@ def test_damaged_requests_never_raise_anything_else(data: st.DataObject) -> None
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     try:
-        parsed = parse_request(bytes(body), as_json=False)
+        found = decoded(parse_request(bytes(body), as_json=False))
     except InvalidRequest:
         return
-    found = decoded(parsed)
     if found.batch is not None:
         assert sum(each["total"] for each in rows(found)) == sum(stacks_of(found).values())

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from collector.batches import TENANT, P, as_stacks, batch
+from collector.stored import raw_folders
 
 from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
 from flamewell_collector.model import Selection, Timeline
@@ -58,7 +59,7 @@ class Store:
 
     def blocks(self) -> list[Path]:
         with self.storage.snapshot(TENANT, 0, 2**60) as snapshot:
-            return sorted(snapshot.blocks)
+            return sorted(raw_folders(snapshot))
 
 
 def select(

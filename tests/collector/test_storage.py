@@ -4,10 +4,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from collector.batches import TENANT, P, batch
@@ -25,8 +24,10 @@ from collector.stored import (
 
 from flamewell_collector.errors import Overloaded, StorageError, StorageUnavailable
 from flamewell_collector.model import Matcher
-from flamewell_collector.store import batch_codec, schema
+from flamewell_collector.store import batch_codec, schema, writer
+from flamewell_collector.store.plan import make_plan
 from flamewell_collector.store.storage import Storage
+from flamewell_collector.store.wal import sync_folder
 
 Open = Callable[..., Storage]
 
@@ -176,7 +177,7 @@ def test_blocks_are_laid_out_as_documented(open_storage: Open, tmp_path: Path) -
     assert [each.parent.name for each in folders] == ["hour=08", "hour=09"]
     assert folders[0].parent.parent.parent.name == "tenant=default"
     for folder in folders:
-        assert {each.stem for each in folder.iterdir()} == set(schema.TABLES)
+        assert {each.stem for each in folder.iterdir()} == set(schema.BLOCK_TABLES)
         with pq.ParquetFile(folder / "samples.parquet") as file:
             assert file.schema_arrow.equals(schema.SAMPLES)
             groups = [
@@ -188,12 +189,12 @@ def test_blocks_are_laid_out_as_documented(open_storage: Open, tmp_path: Path) -
             ]
             assert groups == [{("a", cpu)}, {("a", wall)}, {("b", cpu)}, {("b", wall)}]
             rows = file.read()
-            order = [(name, "ascending") for name in schema.SAMPLES.names[:5]]
+            order = [(name, "ascending") for name in schema.SAMPLES.names[:4]]
             assert rows.equals(rows.sort_by(order))
-        for name, expected_schema in schema.TABLES.items():
+        for name, expected_schema in schema.BLOCK_TABLES.items():
             assert pq.read_schema(folder / f"{name}.parquet").equals(expected_schema)
         stacks = pq.ParquetFile(folder / "stacks.parquet").read()
-        assert stacks.num_rows == 4, "the root, main, f and g: nothing else"
+        assert stacks.num_rows == 8, "of each service the root, main, f and g: nothing else"
 
 
 def schema_types() -> tuple[str, str]:
@@ -246,14 +247,13 @@ def test_a_failed_flush_keeps_the_head(
     fill(storage, range(4))
     fill(storage, range(4, 8), time_ms=NOON_MS + HOUR_MS)
 
-    def second_fails(*arguments: object, **options: object) -> None:
+    def second_fails(folder: Path) -> None:
         if block_folders(tmp_path / "data"):
-            raise pa.ArrowInvalid("this is broken")
-        real(*arguments, **options)
+            raise OSError("this is broken")
+        sync_folder(folder)
 
-    real = pq.write_table
     with monkeypatch.context() as patch:
-        patch.setattr(pq, "write_table", second_fails)
+        patch.setattr(writer, "sync_folder", second_fails)
         for _ in range(3):
             with pytest.raises(StorageUnavailable):
                 storage.flush()
@@ -290,86 +290,11 @@ def test_too_much_that_waits_for_a_flush_is_refused(open_storage: Open) -> None:
 def test_too_little_free_disk_is_refused_and_reads_go_on(open_storage: Open) -> None:
     storage = open_storage()
     fill(storage, range(3))
-    storage._options = type(storage._options)(min_free_bytes=1 << 60)
+    storage._room._min_free_bytes = 1 << 60
     with pytest.raises(StorageUnavailable, match="MiB left"):
         storage.append(cpu_batch(3))
     assert "MiB left" in storage.state.reason
     assert totals(storage) == expected(3)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill_disk(folder: Path) -> Path:
-    path = folder / "something-else"
-    with path.open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(1 << 16))
-                file.flush()
-        except OSError:
-            # What is left of the last block goes too: not a byte is free afterwards.
-            return path
-
-
-def test_a_full_disk(open_storage: Open, small_disk: Path) -> None:
-    storage = open_storage(small_disk / "data", min_free_bytes=0)
-    fill(storage, range(5))
-    storage.flush()
-    fill(storage, range(5, 10))
-    filler = fill_disk(small_disk)
-    refused = 0
-    for number in range(10, 400):
-        try:
-            storage.append(cpu_batch(number))
-        except StorageUnavailable:
-            refused = number
-            break
-    assert refused, "the disk was never full"
-    assert not storage.state.writable
-    assert "No space left" in storage.state.reason
-    with pytest.raises(StorageUnavailable):
-        storage.flush()
-    assert totals(storage) == expected(refused)
-    let_go(storage)
-    again = open_storage(small_disk / "data", min_free_bytes=0)
-    assert totals(again) == expected(refused), "a start on a full disk reads on"
-    with pytest.raises(StorageUnavailable):
-        again.append(cpu_batch(refused))
-    filler.unlink()
-    again.maintain(NOON_MS)
-    assert again.state.writable, "recovers without a request"
-    fill(again, range(refused, refused + 3))
-    again.flush()
-    assert totals(again) == expected(refused + 3)
-
-
-def test_a_disk_that_becomes_read_only(open_storage: Open, small_disk: Path) -> None:
-    storage = open_storage(small_disk / "data", min_free_bytes=0)
-    fill(storage, range(5))
-    storage.flush()
-    # Files that are open for writing forbid a plain remount; a read-only bind mount over it looks
-    # the same to what is opened afterwards, which is the log here.
-    subprocess.run(["mount", "--bind", str(small_disk), str(small_disk)], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(small_disk)], check=True)
-        with pytest.raises(StorageUnavailable, match="Read-only"):
-            storage.append(cpu_batch(5))
-        assert totals(storage) == expected(5)
-        assert not storage.state.writable
-    finally:
-        subprocess.run(["umount", "--lazy", str(small_disk)], check=True)
-    storage.maintain(NOON_MS)
-    fill(storage, range(5, 6))
-    assert totals(storage) == expected(6)
 
 
 def test_the_codec_refuses_what_is_none() -> None:
@@ -388,7 +313,8 @@ def test_ranges_choose_blocks(open_storage: Open) -> None:
 
     def chosen(start_ms: int, end_ms: int) -> int:
         with storage.snapshot(TENANT, start_ms, end_ms) as snapshot:
-            return len(snapshot.blocks)
+            plan = make_plan(snapshot.stored, start_ms, end_ms, gauge=False, sums_do=True)
+            return len(plan.raw)
 
     assert chosen(0, FOREVER_MS) == 3
     assert chosen(NOON_MS, NOON_MS + 1) == 1

@@ -18,12 +18,13 @@ from collector.stored import (
     cpu_batch,
     expected,
     let_go,
+    raw_folders,
     totals,
 )
 
 from flamewell_collector.errors import StorageError
-from flamewell_collector.store import wal
-from flamewell_collector.store.schema import TABLES
+from flamewell_collector.store import recovery, wal
+from flamewell_collector.store.schema import BLOCK_TABLES
 from flamewell_collector.store.storage import Storage
 
 Open = Callable[..., Storage]
@@ -113,9 +114,10 @@ def test_a_crash_between_registration_and_removal_of_the_log(
     storage = open_storage()
     fill(storage, range(6))
     if flushed_log_is_there:
-        monkeypatch.setattr(storage, "_remove_logs", lambda _number: None)
+        monkeypatch.setattr(recovery, "remove_logs", lambda _folder, _number: None)
     storage.flush()
     let_go(storage)
+    monkeypatch.undo()
     assert len(wal.files(tmp_path / "data/wal")) == int(flushed_log_is_there)
     assert totals(open_storage()) == expected(6)
     assert wal.files(tmp_path / "data/wal") == []
@@ -149,7 +151,7 @@ def test_a_block_that_is_not_whole_is_set_aside_at_the_start(
     assert open_storage().state.damaged_blocks == 1, "it is remembered"
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", BLOCK_TABLES)
 def test_a_flipped_bit_in_a_block_is_noticed(
     open_storage: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, table: str
 ) -> None:
@@ -185,11 +187,10 @@ def test_set_aside_by_a_reader(open_storage: Open) -> None:
     fill(storage, range(3))
     storage.flush()
     with storage.snapshot("default", 0, 1 << 60) as snapshot:
-        (block,) = snapshot.blocks
+        (block,) = raw_folders(snapshot)
         (block / "stacks.parquet").write_bytes(b"PAR1 this is none")
-        with pytest.raises(StorageError, match=block.name) as error:
-            snapshot.stacks.load_block(block)
-        storage.set_aside(block, str(error.value))
+        assert len(snapshot.tree("payments", [block])) == 1
+        assert storage.set_aside_count == 1
         storage.set_aside(block, "again")
     assert totals(storage) == {}
     assert storage.state.damaged_blocks == 1
@@ -235,10 +236,11 @@ def test_without_a_catalog_replaced_blocks_and_half_flushes_do_not_count_twice(
     monkeypatch.setattr(storage._upkeep, "delete_unread", lambda: None)
     storage.maintain(NOON_MS + 5 * HOUR_MS)
     # and in a flush, between its blocks and the removal of its log.
-    monkeypatch.setattr(storage, "_remove_logs", lambda _number: None)
+    monkeypatch.setattr(recovery, "remove_logs", lambda _folder, _number: None)
     fill(storage, range(6, 9))
     storage.flush()
     let_go(storage)
+    monkeypatch.undo()
     assert len(block_folders(tmp_path / "data")) == 5
     for path in (tmp_path / "data").glob("catalog.sqlite*"):
         path.unlink()
@@ -266,7 +268,7 @@ def test_a_close_that_cannot_flush_loses_nothing(
     def fails(*_arguments: object, **_options: object) -> None:
         raise StorageError("no")
 
-    monkeypatch.setattr(storage._writer, "write", fails)
+    monkeypatch.setattr(storage._writer, "draft", fails)
     storage.close()
     storage._lock_fd = -1
     assert "could not flush" in caplog.text

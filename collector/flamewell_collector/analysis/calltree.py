@@ -6,7 +6,7 @@ nodes, so that a stack of 5,000 frames costs levels, not call depth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -69,12 +69,58 @@ class _Breadth:
     starts: Int64s  # of each level, and the end
 
 
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """The shape of a call tree: all that does not depend on values.
+
+    Attributes:
+        names: As in ``CallTree``, and so are the arrays but the last.
+        place: For each tree, the place in preorder of each of its nodes.
+    """
+
+    names: Names
+    name: Int32s
+    parent: Int32s
+    depth: Int32s
+    size: Int32s
+    place: tuple[Int64s, ...]
+
+
 def merge(*trees: StackTree) -> CallTree:
     """Merge nodes of the same function and file under the same parent, over all given trees.
 
     Returns:
         A tree with one column of values for each given tree.
     """
+    shape = _shape_of(trees)
+    own, total = [], []
+    for place, tree in zip(shape.place, trees, strict=True):
+        values = np.zeros(shape.name.size, np.int64)
+        np.add.at(values, place, tree.value)
+        own.append(values)
+        total.append(subtree_sums(values, shape.size))
+    return CallTree(
+        names=shape.names,
+        name=shape.name,
+        parent=shape.parent,
+        depth=shape.depth,
+        size=shape.size,
+        own=tuple(own),
+        total=tuple(total),
+    )
+
+
+def _shape_of(trees: tuple[StackTree, ...]) -> _Merged:
+    """Work the shape out, or take the one that trees of one shape have already."""
+    if any(each.shape is not trees[0].shape for each in trees):
+        return _work_out(trees)
+    known = trees[0].shape.found
+    if not isinstance(known, _Merged):
+        known = trees[0].shape.found = _work_out(trees[:1])
+    return replace(known, place=known.place * len(trees))
+
+
+def _work_out(trees: tuple[StackTree, ...]) -> _Merged:
     names, rows = _intern_names(trees)
     offsets = np.cumsum([0, *(tree.parent.size for tree in trees)])
     parent = np.concatenate(
@@ -85,23 +131,16 @@ def merge(*trees: StackTree) -> CallTree:
     )
     merged, breadth = _merge_levels(parent, np.concatenate(rows), len(names.functions))
     size, position = _preorder(breadth)
-    own, total = [], []
-    for at, tree in enumerate(trees):
-        values = np.zeros(position.size, np.int64)
-        np.add.at(values, position[merged[offsets[at] : offsets[at + 1]]], tree.value)
-        own.append(values)
-        total.append(subtree_sums(values, size))
     upper = position[np.maximum(breadth.parent, 0)]
     upper[0] = -1
     depth = np.repeat(np.arange(breadth.starts.size - 1), np.diff(breadth.starts))
-    return CallTree(
+    return _Merged(
         names=names,
         name=_scatter(position, breadth.name),
         parent=_scatter(position, upper),
         depth=_scatter(position, depth),
         size=size,
-        own=tuple(own),
-        total=tuple(total),
+        place=tuple(position[merged[first:last]] for first, last in pairwise(offsets)),
     )
 
 

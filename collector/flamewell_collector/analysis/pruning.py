@@ -42,15 +42,16 @@ def prune(tree: CallTree, max_nodes: int) -> Pruned:
     alive[0] = True
     if np.count_nonzero(alive) <= max_nodes:
         return _select(tree, np.flatnonzero(alive), np.empty(0, np.int64))
-    # Stable, so that of equal weights the one first in preorder wins: parents before children.
-    order = np.argsort(-np.asarray(weight), kind="stable")[: np.count_nonzero(alive)]
-    rank = np.full(tree.name.size, tree.name.size)
+    order = _heaviest(np.asarray(weight), max(1, max_nodes))
+    rank = np.full(tree.name.size, order.size)
     rank[order] = np.arange(order.size)
     last_child = np.full(tree.name.size, -1)  # the rank of the last child to be kept
-    np.maximum.at(last_child, tree.parent[order[1:]], rank[order[1:]])
+    below = np.flatnonzero(alive)[1:]
+    np.maximum.at(last_child, tree.parent[below], rank[below])
     has_children = last_child >= 0
-    completes = np.zeros(order.size, np.int64)
+    completes = np.zeros(order.size + 1, np.int64)
     completes[last_child[has_children]] = 1
+    completes = completes[:-1]
     # A kept node costs its own row and a fold below it, until its last child is kept as well.
     # Each step is 0, 1 or 2, hence the sum never falls and can be searched.
     cost = np.cumsum(1 + has_children[order] - completes)
@@ -63,6 +64,19 @@ def prune(tree: CallTree, max_nodes: int) -> Pruned:
     return _select(tree, np.flatnonzero(kept), cut[~lonely])
 
 
+def _heaviest(weight: Int64s, count: int) -> Int64s:
+    """Give nodes by weight, those of at least the ``count`` heaviest ones.
+
+    Of equal weights the one first in preorder comes first: parents before children. What is lighter
+    need not be in order, since it is cut in any case.
+    """
+    least = np.partition(weight, weight.size - count)[weight.size - count]
+    found = np.flatnonzero(weight >= max(least, 1))
+    if not found.size or found[0] != 0:
+        found = np.concatenate([np.zeros(1, np.int64), found])
+    return found[np.argsort(-weight[found], kind="stable")]
+
+
 def _select(tree: CallTree, kept: Int64s, cut: Int64s) -> Pruned:
     """Put the kept nodes and the folds in preorder.
 
@@ -73,11 +87,19 @@ def _select(tree: CallTree, kept: Int64s, cut: Int64s) -> Pruned:
     """
     parents, fold_of = np.unique(tree.parent[cut], return_inverse=True)
     counts, name_of_fold = np.unique(np.bincount(fold_of).astype(np.int64), return_inverse=True)
-    first_fold = len(tree.names.functions)
+    used = np.zeros(len(tree.names.functions), bool)
+    used[tree.name[kept]] = True
+    used[0] = True
+    shown = np.flatnonzero(used).tolist()
+    number = np.cumsum(used) - 1
+    first_fold = len(shown)
     names = Names(
-        [*tree.names.functions, *(f"({count} smaller)" for count in counts.tolist())],
-        [*tree.names.files, *("" for _ in counts)],
-        [*tree.names.lines, *(0 for _ in counts)],
+        [
+            *(tree.names.functions[at] for at in shown),
+            *(f"({count} smaller)" for count in counts.tolist()),
+        ],
+        [*(tree.names.files[at] for at in shown), *("" for _ in counts)],
+        [*(tree.names.lines[at] for at in shown), *(0 for _ in counts)],
     )
     # A fold stands behind all that is below its parent; where several end there, deepest first.
     place = np.concatenate([kept, parents + tree.size[parents] - 1])
@@ -94,7 +116,9 @@ def _select(tree: CallTree, kept: Int64s, cut: Int64s) -> Pruned:
     return Pruned(
         names=names,
         first_fold=first_fold,
-        name=np.concatenate([tree.name[kept], name_of_fold + first_fold])[order].astype(np.int32),
+        name=np.concatenate([number[tree.name[kept]], name_of_fold + first_fold])[order].astype(
+            np.int32
+        ),
         depth=np.concatenate([tree.depth[kept], tree.depth[parents] + 1])[order].astype(np.int32),
         own=tuple(own),
         total=tuple(total),

@@ -131,6 +131,21 @@ def averages(rows: Columns, grid: Grid) -> Float64s:
     return points
 
 
+def minutes_with_data(slots: Columns) -> int:
+    """Count the minutes in which any of the slots has a reading.
+
+    Args:
+        slots: time, minutes (bit i: minute i of the slot); a time may repeat.
+    """
+    if not len(slots["time"]):
+        return 0
+    order = np.argsort(slots["time"], kind="stable")
+    time = slots["time"][order]
+    first = np.flatnonzero(np.append(True, time[1:] != time[:-1]))
+    masks = np.bitwise_or.reduceat(slots["minutes"][order].astype(np.int64), first)
+    return int(np.bitwise_count(masks).sum())
+
+
 def _spread(first: Int64s, span: Int64s, value: npt.NDArray[Any], cells: int) -> npt.NDArray[Any]:
     """Add each value to ``span`` cells from ``first`` on, as far as there are cells."""
     begin, end = np.clip(first, 0, cells), np.clip(first + span, 0, cells)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +16,24 @@ Columns = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
+class Sums:
+    """Slots of a rollup block.
+
+    Attributes:
+        block: Its folder.
+        ranges: Starts of the slots that count, half open, in ms since the epoch.
+    """
+
+    block: Path
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
     """The rows that a statement sees.
 
     Attributes:
-        blocks: Block folders.
+        blocks: Folders of raw blocks.
         head_profiles: PROFILES rows that are in no block yet.
         head_samples: SAMPLES rows that are in no block yet.
         start_ms: First time that counts.
@@ -28,6 +41,9 @@ class Scan:
         type_ids: Profile types; empty for all.
         services: Service names, so that row groups of others are not read; None for all.
         series_ids: Series; None for all of these services.
+        every_service: All that there are: their names need not be compared.
+        sums: What counts in the place of samples that are not among the blocks.
+        totals: What counts in the place of profiles that are not among the blocks.
     """
 
     blocks: tuple[Path, ...]
@@ -37,7 +53,24 @@ class Scan:
     end_ms: int
     type_ids: tuple[str, ...] = ()
     services: tuple[str, ...] | None = None
-    series_ids: npt.NDArray[np.uint64] | None = None
+    series_ids: npt.NDArray[np.int64] | None = None
+    every_service: bool = False
+    sums: tuple[Sums, ...] = ()
+    totals: tuple[Sums, ...] = ()
+
+    def folders(self) -> list[Path]:
+        """Give the folders of all blocks, each once."""
+        rolled_up = (each.block for each in (*self.sums, *self.totals))
+        return list(dict.fromkeys((*self.blocks, *rolled_up)))
+
+    def without(self, folders: Collection[Path]) -> Scan:
+        """Leave blocks out."""
+        return replace(
+            self,
+            blocks=tuple(each for each in self.blocks if each not in folders),
+            sums=tuple(each for each in self.sums if each.block not in folders),
+            totals=tuple(each for each in self.totals if each.block not in folders),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +78,11 @@ class Statement:
     """One question in SQL.
 
     Attributes:
-        reads: ``profiles``, ``samples`` or both: relations that hold the scan's rows and no others.
-        sql: The text; ``$name`` stands for a parameter.
+        reads: Relations that hold the scan's rows and no others: ``profiles`` and ``samples`` as
+            they came, ``rollups`` and ``slots`` of its sums, ``totals``: profiles and what counts
+            in their place.
+        sql: The text; ``$name`` stands for a parameter. ``wanted_services`` (service_name, service)
+            numbers the scan's services in their order.
     """
 
     reads: tuple[str, ...]

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from flamewell_collector.errors import StorageError
 from flamewell_collector.model import DecodedBatch
-from flamewell_collector.store.schema import TABLES
+from flamewell_collector.store.schema import BATCH_TABLES
 
 _HEADER_LENGTH = struct.Struct("<I")
 _OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd"))
@@ -17,7 +17,7 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd"))
 
 def encode(batch: DecodedBatch) -> bytes:
     """Make the payload of a WAL frame."""
-    streams = [_table_bytes(getattr(batch, name)) for name in TABLES]
+    streams = [_table_bytes(getattr(batch, name)) for name in BATCH_TABLES]
     header = json.dumps(
         {
             "tenant": batch.tenant,
@@ -40,7 +40,7 @@ def decode(payload: bytes) -> DecodedBatch:
         header = json.loads(payload[_HEADER_LENGTH.size : at])
         tables: dict[str, pa.Table] = {}
         view = memoryview(payload)
-        for (name, schema), size in zip(TABLES.items(), header["lengths"], strict=True):
+        for (name, schema), size in zip(BATCH_TABLES.items(), header["lengths"], strict=True):
             table = pa.ipc.open_stream(view[at : at + size]).read_all()
             tables[name] = table.cast(schema)
             at += size

@@ -11,22 +11,26 @@ from pathlib import Path
 
 from flamewell_collector.errors import StorageError, StorageUnavailable
 from flamewell_collector.model import Series
+from flamewell_collector.store import batch_ledger
+from flamewell_collector.store.dedupe import SeenBatches
 from flamewell_collector.store.schema import FORMAT_VERSION
+from flamewell_collector.store.tiers import RAW
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS blocks (
     path TEXT PRIMARY KEY, tenant TEXT NOT NULL, start_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL,
-    rows INTEGER NOT NULL, bytes INTEGER NOT NULL, compacted INTEGER NOT NULL
+    rows INTEGER NOT NULL, bytes INTEGER NOT NULL, compacted INTEGER NOT NULL, tier TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS rollup_hours (
+    tenant TEXT NOT NULL, tier TEXT NOT NULL, hour_ms INTEGER NOT NULL, path TEXT NOT NULL,
+    PRIMARY KEY (tenant, tier, hour_ms)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS rollup_hours_of_block ON rollup_hours (path);
 CREATE TABLE IF NOT EXISTS damaged (path TEXT PRIMARY KEY, reason TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS series (
     tenant TEXT NOT NULL, series_id BLOB NOT NULL, labels TEXT NOT NULL, last_ms INTEGER NOT NULL,
     PRIMARY KEY (tenant, series_id)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batches (
-    tenant TEXT NOT NULL, batch_id TEXT NOT NULL, received_ms INTEGER NOT NULL,
-    PRIMARY KEY (tenant, batch_id)
 ) WITHOUT ROWID;
 """
 
@@ -44,9 +48,10 @@ class Block:
         tenant: Whose.
         start_ms: Time of its first row.
         end_ms: Time of its last row (inclusive).
-        rows: Rows of samples.
+        rows: Of samples, or of sums.
         bytes: Of all its files.
-        compacted: Whether it is the result of a compaction.
+        compacted: Whether it is the result of a compaction, and so in its hour's rollups.
+        tier: ``raw``, or the length of a slot.
     """
 
     path: str
@@ -56,6 +61,28 @@ class Block:
     rows: int
     bytes: int
     compacted: bool
+    tier: str = RAW
+
+    def overlaps(self, start_ms: int, end_ms: int) -> bool:
+        """Tell whether it may hold rows of [start_ms, end_ms)."""
+        return self.start_ms < end_ms and self.end_ms >= start_ms
+
+
+@dataclass(frozen=True, slots=True)
+class RollupHour:
+    """The block that has the sums of an hour; a later one takes its place.
+
+    Attributes:
+        tenant: Whose.
+        tier: Length of the slots.
+        hour_ms: Start of the hour.
+        path: Of the block.
+    """
+
+    tenant: str
+    tier: str
+    hour_ms: int
+    path: str
 
 
 class Catalog:
@@ -89,11 +116,17 @@ class Catalog:
         if self.created:
             with self._lock, self._transaction() as db:
                 db.execute("INSERT INTO meta VALUES ('format_version', ?)", (FORMAT_VERSION,))
-        if version > FORMAT_VERSION:
+        if not self.created and version != FORMAT_VERSION:
             self._db.close()
+            newer = version > FORMAT_VERSION
             raise StorageError(
-                f"{path} has storage format {version}, this version reads up to {FORMAT_VERSION}: "
-                "start the newer collector again"
+                f"{path} has storage format {version}, this version reads {FORMAT_VERSION}: "
+                + (
+                    "start the newer collector again"
+                    if newer
+                    else "export what you need with the version that wrote it, then begin with an "
+                    "empty data folder (--data-dir)"
+                )
             )
 
     def _prepare(self) -> None:
@@ -105,7 +138,7 @@ class Catalog:
         (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-        self._db.executescript(_SCHEMA)
+        self._db.executescript(_SCHEMA + batch_ledger.SCHEMA)
 
     def flushed_wal(self) -> int:
         """Give the number of the last log file whose content is in blocks."""
@@ -114,17 +147,22 @@ class Catalog:
     def blocks(self) -> list[Block]:
         """Give all registered blocks."""
         rows = self._rows(
-            "SELECT path, tenant, start_ms, end_ms, rows, bytes, compacted FROM blocks"
+            "SELECT path, tenant, start_ms, end_ms, rows, bytes, compacted, tier FROM blocks"
         )
         return [
-            Block(path, tenant, start, end, count, size, compacted=bool(compacted))
-            for path, tenant, start, end, count, size, compacted in rows
+            Block(path, tenant, start, end, count, size, compacted=bool(compacted), tier=tier)
+            for path, tenant, start, end, count, size, compacted, tier in rows
         ]
+
+    def rollup_hours(self) -> list[RollupHour]:
+        """Give which block has the sums of which hour."""
+        rows = self._rows("SELECT tenant, tier, hour_ms, path FROM rollup_hours")
+        return [RollupHour(*each) for each in rows]
 
     def series(self) -> list[tuple[str, Series]]:
         """Give all series with their tenants."""
         return [
-            (tenant, Series(int.from_bytes(series_id, "big"), json.loads(labels)))
+            (tenant, Series(_number(series_id), json.loads(labels)))
             for tenant, series_id, labels in self._rows(
                 "SELECT tenant, series_id, labels FROM series"
             )
@@ -135,19 +173,20 @@ class Catalog:
         rows = self._rows(
             "SELECT tenant, series_id FROM series WHERE ?1 IS NULL OR last_ms < ?1", (before_ms,)
         )
-        return [(tenant, int.from_bytes(series_id, "big")) for tenant, series_id in rows]
+        return [(tenant, _number(series_id)) for tenant, series_id in rows]
 
     def drop_series(self, series: Iterable[tuple[str, int]]) -> None:
         """Forget series."""
         with self._lock, self._transaction() as db:
             db.executemany(
                 "DELETE FROM series WHERE tenant = ? AND series_id = ?",
-                [(tenant, series_id.to_bytes(8, "big")) for tenant, series_id in series],
+                [(tenant, _key(series_id)) for tenant, series_id in series],
             )
 
-    def batch_ids(self) -> list[tuple[str, str, int]]:
-        """Give (tenant, batch id, when received) of what may come again."""
-        return self._rows("SELECT tenant, batch_id, received_ms FROM batches")
+    def seen_batches(self) -> SeenBatches:
+        """Give what is known of the batches that came."""
+        with self._lock:
+            return batch_ledger.read(self._db)
 
     def register_flush(
         self,
@@ -157,6 +196,7 @@ class Catalog:
         active: Mapping[tuple[str, int], int],
         batch_ids: Iterable[tuple[str, str, int]],
         wal_number: int,
+        hours: Iterable[RollupHour] = (),
     ) -> None:
         """Register a flush in one transaction: after a crash it happened wholly or not at all.
 
@@ -166,39 +206,63 @@ class Catalog:
             active: (tenant, series id) → time of its last row.
             batch_ids: (tenant, batch id, when received).
             wal_number: Log files up to this one are in blocks now.
+            hours: Which block has the sums of which hour (a catalog that is made anew).
 
         Raises:
             StorageUnavailable: It could not be written; nothing of it counts.
         """
         with self._lock, self._transaction() as db:
             _insert_blocks(db, blocks)
+            _insert_hours(db, hours)
             db.executemany(
                 "INSERT OR IGNORE INTO series VALUES (?, ?, ?, 0)",
                 [
-                    (tenant, each.series_id.to_bytes(8, "big"), json.dumps(dict(each.labels)))
+                    (tenant, _key(each.series_id), json.dumps(dict(each.labels)))
                     for tenant, each in series
                 ],
             )
             db.executemany(
                 "UPDATE series SET last_ms = MAX(last_ms, ?) WHERE tenant = ? AND series_id = ?",
                 [
-                    (last_ms, tenant, series_id.to_bytes(8, "big"))
+                    (last_ms, tenant, _key(series_id))
                     for (tenant, series_id), last_ms in active.items()
                 ],
             )
-            db.executemany("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", list(batch_ids))
+            batch_ledger.write(db, batch_ids)
             db.execute("INSERT OR REPLACE INTO meta VALUES ('flushed_wal', ?)", (wal_number,))
 
-    def replace(self, old: Iterable[Block], new: Iterable[Block]) -> None:
-        """Exchange blocks in one transaction (compaction; retention with nothing new)."""
+    def replace(
+        self, old: Iterable[Block], new: Iterable[Block], hours: Iterable[RollupHour] = ()
+    ) -> list[str]:
+        """Exchange blocks in one transaction (compaction; retention with nothing new).
+
+        Args:
+            old: They do not count any more, nor do the sums that they have.
+            new: They count from now on.
+            hours: Which of the new ones have the sums of which hours, instead of others.
+
+        Returns:
+            Paths of rollups that went besides, because others have the sums of all their hours.
+        """
         with self._lock, self._transaction() as db:
-            db.executemany("DELETE FROM blocks WHERE path = ?", [(each.path,) for each in old])
+            _delete_blocks(db, [each.path for each in old])
             _insert_blocks(db, new)
+            _insert_hours(db, hours)
+            useless = [
+                path
+                for (path,) in db.execute(
+                    "SELECT path FROM blocks WHERE tier != ? "
+                    "AND path NOT IN (SELECT path FROM rollup_hours)",
+                    (RAW,),
+                )
+            ]
+            _delete_blocks(db, useless)
+        return useless
 
     def set_aside(self, path: str, reason: str) -> None:
         """Take a damaged block out of what counts, and remember why."""
         with self._lock, self._transaction() as db:
-            db.execute("DELETE FROM blocks WHERE path = ?", (path,))
+            _delete_blocks(db, [path])
             db.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?)", (path, reason))
 
     def damaged(self) -> list[tuple[str, str]]:
@@ -208,7 +272,7 @@ class Catalog:
     def forget_batches(self, before_ms: int) -> None:
         """Drop batch ids that are too old to come again."""
         with self._lock, self._transaction() as db:
-            db.execute("DELETE FROM batches WHERE received_ms < ?", (before_ms,))
+            batch_ledger.forget(db, before_ms)
 
     def close(self) -> None:
         """Close the connection."""
@@ -250,7 +314,7 @@ class _Transaction:
 
 def _insert_blocks(db: sqlite3.Connection, blocks: Iterable[Block]) -> None:
     db.executemany(
-        "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 each.path,
@@ -260,7 +324,29 @@ def _insert_blocks(db: sqlite3.Connection, blocks: Iterable[Block]) -> None:
                 each.rows,
                 each.bytes,
                 int(each.compacted),
+                each.tier,
             )
             for each in blocks
         ],
     )
+
+
+def _insert_hours(db: sqlite3.Connection, hours: Iterable[RollupHour]) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO rollup_hours VALUES (?, ?, ?, ?)",
+        [(each.tenant, each.tier, each.hour_ms, each.path) for each in hours],
+    )
+
+
+def _delete_blocks(db: sqlite3.Connection, paths: Iterable[str]) -> None:
+    keys = [(path,) for path in paths]
+    db.executemany("DELETE FROM blocks WHERE path = ?", keys)
+    db.executemany("DELETE FROM rollup_hours WHERE path = ?", keys)
+
+
+def _key(series_id: int) -> bytes:
+    return series_id.to_bytes(8, "big", signed=True)
+
+
+def _number(key: bytes) -> int:
+    return int.from_bytes(key, "big", signed=True)

@@ -1,20 +1,40 @@
-"""Merges the blocks of a closed hour into one: fewer files, larger runs, better compression."""
+"""Merges the blocks of a closed hour into one and sums it up; merges a day's sums.
+
+A service's rows of one type are all that is in memory at once. Nothing counts until the caller has
+registered it, so that it may be killed anywhere.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from flamewell_collector.errors import StorageError
-from flamewell_collector.store.catalog import Block
-from flamewell_collector.store.reader import read_table
-from flamewell_collector.store.schema import PROFILES, SAMPLES, SERIES
-from flamewell_collector.store.series import SeriesIndex
-from flamewell_collector.store.stacktable import StackTable
-from flamewell_collector.store.writer import HOUR_MS, BlockWriter
+from flamewell_collector.store import rollups
+from flamewell_collector.store.catalog import Block, RollupHour
+from flamewell_collector.store.prefix_tree import PrefixTree
+from flamewell_collector.store.reader import BlockReader, equal_to
+from flamewell_collector.store.sample_rows import SampleRows, int64s
+from flamewell_collector.store.schema import PROFILES
+from flamewell_collector.store.tiers import (
+    DAY_MS,
+    HOUR_MS,
+    ONE_HOUR,
+    ROLLED_UP,
+    SLOT_MS,
+    TEN_MINUTES,
+)
+from flamewell_collector.store.writer import BlockDraft, BlockWriter, Origin
+from flamewell_wire import profile_types
+
+_PROFILE_ORDER = [(name, "ascending") for name in ("profile_type", "time", "series_id")]
 
 
 class DamagedBlock(StorageError):
@@ -29,47 +49,251 @@ class DamagedBlock(StorageError):
         self.block = block
 
 
-def due(blocks: Iterable[Block], closed_ms: int) -> list[list[Block]]:
-    """Give the groups of blocks (same tenant and hour, two or more) that should become one.
+class Stopped(Exception):
+    """The caller does not want it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What takes the place of others.
+
+    Attributes:
+        blocks: What was written.
+        hours: Which of them has the sums of which hour.
+    """
+
+    blocks: tuple[Block, ...]
+    hours: tuple[RollupHour, ...]
+
+
+def due_hours(
+    raw: Iterable[Block], hours: Iterable[RollupHour], closed_ms: int
+) -> list[list[Block]]:
+    """Give the groups of raw blocks (same tenant and hour) that should become one.
 
     Args:
-        blocks: All of them.
+        raw: All of them.
+        hours: Which hours are summed up.
         closed_ms: Hours that end until then are closed.
     """
     groups: dict[tuple[str, int], list[Block]] = defaultdict(list)
-    for block in blocks:
-        hour = block.start_ms // HOUR_MS
-        if (hour + 1) * HOUR_MS <= closed_ms:
-            groups[block.tenant, hour].append(block)
-    return [group for _, group in sorted(groups.items()) if len(group) > 1]
+    for block in raw:
+        groups[block.tenant, block.start_ms // HOUR_MS * HOUR_MS].append(block)
+    summed: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for each in hours:
+        summed[each.tenant, each.hour_ms].add(each.tier)
+    return [
+        sorted(group, key=lambda each: each.start_ms)
+        for key, group in sorted(groups.items())
+        if key[1] + HOUR_MS <= closed_ms
+        and (not all(each.compacted for each in group) or summed[key] < set(ROLLED_UP))
+        # Sums whose rows are gone stay: those of what came later would take their place.
+        and (any(each.compacted for each in group) or not summed[key])
+    ]
 
 
-def compact(group: list[Block], *, data_dir: Path, writer: BlockWriter) -> Block:
-    """Write the block that replaces a group; the caller registers it.
+def due_days(hours: Iterable[RollupHour], closed_ms: int) -> list[list[RollupHour]]:
+    """Give the groups of hours (same tenant, tier and day) whose sums should be in one block."""
+    groups: dict[tuple[str, str, int], list[RollupHour]] = defaultdict(list)
+    for each in hours:
+        groups[each.tenant, each.tier, each.hour_ms // DAY_MS * DAY_MS].append(each)
+    return [
+        sorted(group, key=lambda each: each.hour_ms)
+        for key, group in sorted(groups.items())
+        if key[2] + DAY_MS <= closed_ms and len({each.path for each in group}) > 1
+    ]
 
-    Stacks and series come from the blocks themselves: nothing stays in memory afterwards.
+
+def compact_hour(
+    group: Sequence[Block],
+    *,
+    data_dir: Path,
+    writer: BlockWriter,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Compacted:
+    """Write the block that replaces a group, and its sums; the caller registers them.
 
     Raises:
+        Stopped: ``stopped`` said so.
         DamagedBlock: One of them can't be read.
         StorageUnavailable: The disk is full or read-only.
     """
-    profiles, samples = [], []
-    stacks, series = StackTable(), SeriesIndex()
-    for block in group:
-        folder = data_dir / block.path
+    tenant, hour_ms = group[0].tenant, group[0].start_ms // HOUR_MS * HOUR_MS
+    with ExitStack() as held:
+        sources = [_Source(each, held.enter_context(_reader(data_dir, each))) for each in group]
+        replaces = tuple(Path(each.path).name for each in group)
+        raw = held.enter_context(writer.draft(tenant, hour_ms, origin=Origin(replaces=replaces)))
+        origin = Origin(hours={hour_ms: raw.name})
+        sums = {
+            tier: held.enter_context(writer.draft(tenant, hour_ms, tier=tier, origin=origin))
+            for tier in ROLLED_UP
+        }
+        for service in _unless(stopped, _services(sources)):
+            _compact_service(service, sources, raw, sums)
+        blocks = _finished([raw, *sums.values()], data_dir)
+    hours = [RollupHour(tenant, each.tier, hour_ms, each.path) for each in blocks[1:]]
+    return Compacted(tuple(blocks), tuple(hours))
+
+
+def compact_day(
+    group: Sequence[RollupHour],
+    origins: Sequence[Origin],
+    *,
+    blocks: Sequence[Block],
+    data_dir: Path,
+    writer: BlockWriter,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Compacted:
+    """Write the block that has the sums of a group of hours; the caller registers it.
+
+    Args:
+        group: Hours of one tenant, tier and day, in order.
+        origins: Of the block of each hour.
+        blocks: Of each hour.
+        data_dir: The data folder.
+        writer: Writes.
+        stopped: Asked before each service.
+
+    Raises:
+        Stopped: ``stopped`` said so.
+        DamagedBlock: One of them can't be read.
+        StorageUnavailable: The disk is full or read-only.
+    """
+    tenant, tier = group[0].tenant, group[0].tier
+    day_ms = group[0].hour_ms // DAY_MS * DAY_MS
+    covers = {
+        each.hour_ms: origin.hours.get(each.hour_ms, "")
+        for each, origin in zip(group, origins, strict=True)
+    }
+    replaces = tuple(dict.fromkeys(Path(each.path).name for each in group))
+    with ExitStack() as held:
+        readers: dict[str, _Source] = {}
+        for block in blocks:
+            if block.path not in readers:
+                readers[block.path] = _Source(block, held.enter_context(_reader(data_dir, block)))
+        parts = [(each.hour_ms, readers[each.path]) for each in group]
+        draft = held.enter_context(
+            writer.draft(tenant, day_ms, tier=tier, origin=Origin(replaces=replaces, hours=covers))
+        )
+        for service in _unless(stopped, _services(readers.values())):
+            _join_sums(service, parts, draft)
+        (block,) = _finished([draft], data_dir)
+    hours = tuple(RollupHour(tenant, tier, each.hour_ms, block.path) for each in group)
+    return Compacted((block,), hours)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A block and what reads it."""
+
+    block: Block
+    reader: BlockReader
+
+    def rows(self, table: str, service: str, profile_type: str | None = None) -> pa.Table:
         try:
-            stacks.load_block(folder)
-            series.add(read_table(folder / "series.parquet", SERIES))
-            profiles.append(read_table(folder / "profiles.parquet", PROFILES))
-            samples.append(read_table(folder / "samples.parquet", SAMPLES))
-        except (StorageError, OSError, pa.ArrowException) as error:
-            raise DamagedBlock(block, str(error)) from error
-    return writer.write(
-        group[0].tenant,
-        group[0].start_ms // HOUR_MS,
-        profiles=pa.concat_tables(profiles),
-        samples=pa.concat_tables(samples),
-        stacks=stacks,
-        series=series,
-        replaces=[Path(each.path).name for each in group],
-    )
+            return self.reader.rows(table, service, profile_type)
+        except StorageError as error:
+            raise DamagedBlock(self.block, str(error)) from error
+
+    def tree(self, service: str) -> PrefixTree:
+        try:
+            return self.reader.tree(service)
+        except StorageError as error:
+            raise DamagedBlock(self.block, str(error)) from error
+
+    def services(self) -> list[str]:
+        try:
+            return self.reader.services()
+        except StorageError as error:
+            raise DamagedBlock(self.block, str(error)) from error
+
+
+def _compact_service(
+    service: str, sources: Sequence[_Source], raw: BlockDraft, sums: dict[str, BlockDraft]
+) -> None:
+    profiles = pa.concat_tables(each.rows("profiles", service) for each in sources)
+    profiles = profiles.sort_by(_PROFILE_ORDER)
+    series = _series(service, sources)
+    tree = PrefixTree.merged([each.tree(service) for each in sources])
+    summed: dict[str, list[pa.Table]] = {tier: [] for tier in sums}
+    for kind in sorted(profiles.column("profile_type").unique().to_pylist()):
+        parts = [SampleRows.of(each.rows("samples", service, kind)) for each in sources]
+        rows = SampleRows.joined(parts)
+        raw.add_samples(service, kind, rows.by_frequency())
+        mine = profiles.filter(equal_to(profiles.column("profile_type"), kind))
+        gauge = profile_types.parse_id(kind).kind == "gauge"
+        found = None
+        for tier in (TEN_MINUTES, ONE_HOUR):
+            slot_ms = SLOT_MS[tier]
+            if found is not None:
+                found = rollups.sums_of_sums(found, slot_ms)
+            elif gauge:
+                found = rollups.sums_of_gauge(rows, mine, slot_ms)
+            else:
+                found = rollups.sums_of_deltas(rows, slot_ms)
+            sums[tier].add_rollup(service, kind, found)
+            if gauge:
+                sums[tier].add_slots(service, kind, rollups.minutes_with_data(mine, slot_ms))
+            summed[tier].append(rollups.profile_sums(mine, slot_ms, gauge=gauge))
+    raw.end_service(profiles, series, tree)
+    for tier, draft in sums.items():
+        draft.end_service(_concatenated(summed[tier]), series, tree)
+
+
+def _join_sums(service: str, parts: Sequence[tuple[int, _Source]], draft: BlockDraft) -> None:
+    """Put the sums of hours behind each other: no slot is in two hours."""
+    sources = list({id(each): each for _, each in parts}.values())
+    profiles = pa.concat_tables(
+        _within(each.rows("profiles", service), hour_ms) for hour_ms, each in parts
+    ).sort_by(_PROFILE_ORDER)
+    for kind in sorted(profiles.column("profile_type").unique().to_pylist()):
+        for table, add in (("rollups", draft.add_rollup), ("slots", draft.add_slots)):
+            read = {id(each): each.rows(table, service, kind) for each in sources}
+            found = pa.concat_tables(_within(read[id(each)], hour_ms) for hour_ms, each in parts)
+            add(service, kind, {name: int64s(found, name) for name in found.column_names[2:]})
+    if profiles.num_rows:
+        tree = PrefixTree.merged([each.tree(service) for each in sources])
+        draft.end_service(profiles, _series(service, sources), tree)
+
+
+def _unless(stopped: Callable[[], bool], services: Iterable[str]) -> Iterator[str]:
+    for service in services:
+        if stopped():
+            raise Stopped
+        yield service
+
+
+def _within(rows: pa.Table, hour_ms: int) -> pa.Table:
+    time = int64s(rows, "time")
+    return rows.filter(pa.array((time >= hour_ms) & (time < hour_ms + HOUR_MS)))
+
+
+def _series(service: str, sources: Sequence[_Source]) -> pa.Table:
+    """Give the series of a service, each once, sorted by id."""
+    rows = pa.concat_tables(each.rows("series", service) for each in sources)
+    _, first = np.unique(int64s(rows, "series_id"), return_index=True)
+    return rows.take(pa.array(first))
+
+
+def _services(sources: Iterable[_Source]) -> list[str]:
+    return sorted({service for each in sources for service in each.services()})
+
+
+def _finished(drafts: Sequence[BlockDraft], data_dir: Path) -> list[Block]:
+    """Finish all or none."""
+    done: list[Block] = []
+    try:
+        done.extend(each.finish() for each in drafts)
+    except BaseException:
+        for block in done:
+            shutil.rmtree(data_dir / block.path, ignore_errors=True)
+        raise
+    return done
+
+
+def _reader(data_dir: Path, block: Block) -> BlockReader:
+    return BlockReader(data_dir / block.path)
+
+
+def _concatenated(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables) if tables else PROFILES.empty_table()

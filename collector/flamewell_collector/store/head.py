@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from flamewell_collector.model import DecodedBatch, Series
+from flamewell_collector.store.head_stacks import HeadStacks
 from flamewell_collector.store.schema import PROFILES, SAMPLES
+from flamewell_collector.store.tiers import HOUR_MS
 
 _CHUNKS = 64
 """So many small tables are copied into one: a scan pays for each table, a copy costs less."""
@@ -42,12 +45,39 @@ class Chunks:
         return concatenated((*self._large, *self._small), self._schema)
 
 
+@dataclass(frozen=True, slots=True)
+class HeadView:
+    """One tenant's unflushed rows at one time; later ones are not in it, but for stacks.
+
+    Attributes:
+        profiles: PROFILES.
+        samples: SAMPLES, of the services that were asked for.
+        stacks: At least those of the samples.
+    """
+
+    profiles: pa.Table
+    samples: pa.Table
+    stacks: HeadStacks
+
+
 @dataclass(slots=True)
 class TenantHead:
-    """The unflushed rows of one tenant."""
+    """The unflushed rows of one tenant.
+
+    Attributes:
+        hours: Starts of the hours that they are of.
+    """
 
     profiles: Chunks = field(default_factory=lambda: Chunks(PROFILES))
-    samples: Chunks = field(default_factory=lambda: Chunks(SAMPLES))
+    samples: dict[str, Chunks] = field(default_factory=dict)
+    stacks: HeadStacks = field(default_factory=HeadStacks)
+    hours: set[int] = field(default_factory=set)
+
+    def view(self, services: Sequence[str] | None = None) -> HeadView:
+        """Give the rows that are there now; samples of these services only, but for None."""
+        names = self.samples if services is None else services
+        samples = [self.samples[each].table() for each in names if each in self.samples]
+        return HeadView(self.profiles.table(), concatenated(samples, SAMPLES), self.stacks)
 
 
 class Head:
@@ -79,11 +109,17 @@ class Head:
         """Add a batch that is on disk."""
         tenant = self.tenants.setdefault(batch.tenant, TenantHead())
         tenant.profiles.add(batch.profiles)
-        tenant.samples.add(batch.samples)
+        for service, rows in by_service(batch.samples):
+            if service not in tenant.samples:
+                tenant.samples[service] = Chunks(SAMPLES)
+            tenant.samples[service].add(rows)
+        tenant.stacks.add(batch.stacks, batch.frames)
         self.batch_ids.extend((batch.tenant, each, received_ms) for each in batch.batch_ids)
         self.rows += batch.samples.num_rows
+        times = batch.profiles.column("time").to_pylist()
+        tenant.hours.update(time_ms // HOUR_MS * HOUR_MS for time_ms in times)
         ids = batch.profiles.column("series_id").to_pylist()
-        for series_id, time_ms in zip(ids, batch.profiles.column("time").to_pylist(), strict=True):
+        for series_id, time_ms in zip(ids, times, strict=True):
             key = (batch.tenant, series_id)
             self.active[key] = max(self.active.get(key, 0), time_ms)
         if self.oldest_monotonic is None:
@@ -94,22 +130,67 @@ class Head:
         for name, theirs in later.tenants.items():
             ours = self.tenants.setdefault(name, TenantHead())
             ours.profiles.extend(theirs.profiles)
-            ours.samples.extend(theirs.samples)
+            for service, chunks in theirs.samples.items():
+                ours.samples.setdefault(service, Chunks(SAMPLES)).extend(chunks)
+            ours.stacks.extend(theirs.stacks)
+            ours.hours |= theirs.hours
         self.batch_ids.extend(later.batch_ids)
         self.new_series.extend(later.new_series)
         for key, time_ms in later.active.items():
             self.active[key] = max(self.active.get(key, 0), time_ms)
         self.rows += later.rows
 
-    def profiles_of(self, tenant: str) -> pa.Table:
-        """Give the tenant's PROFILES rows."""
-        found = self.tenants.get(tenant)
-        return found.profiles.table() if found else PROFILES.empty_table()
 
-    def samples_of(self, tenant: str) -> pa.Table:
-        """Give the tenant's SAMPLES rows."""
-        found = self.tenants.get(tenant)
-        return found.samples.table() if found else SAMPLES.empty_table()
+class Heads:
+    """The head that takes batches, and the one that is being flushed. Its owner serialises changes.
+
+    Attributes:
+        taking: Where batches go.
+        frozen: What is being flushed, None while nothing is.
+    """
+
+    def __init__(self) -> None:
+        self.taking = Head()
+        self.frozen: Head | None = None
+
+    @property
+    def rows(self) -> int:
+        """Samples of both."""
+        return self.taking.rows + (self.frozen.rows if self.frozen else 0)
+
+    def of(self, tenant: str) -> list[TenantHead]:
+        """Give a tenant's rows."""
+        both = (self.frozen, self.taking)
+        return [each.tenants[tenant] for each in both if each and tenant in each.tenants]
+
+    def active(self, series: tuple[str, int]) -> bool:
+        """Tell whether there is a row of a series (tenant, id)."""
+        return any(
+            each is not None and series in each.active for each in (self.frozen, self.taking)
+        )
+
+    def freeze(self) -> None:
+        """Begin a new head; the former one is to be flushed."""
+        self.frozen, self.taking = self.taking, Head()
+
+    def thaw(self, *, keep: bool) -> None:
+        """Let go of what was frozen, or go on with it where it could not be flushed."""
+        if keep and self.frozen is not None:
+            self.frozen.absorb(self.taking)
+            self.taking = self.frozen
+        self.frozen = None
+
+
+def by_service(samples: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Split rows where the service changes, without copying; a service may come again."""
+    if not samples.num_rows:
+        return
+    encoded = samples.column("service_name").combine_chunks().dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    names = encoded.dictionary.to_pylist()
+    starts = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), len(codes)]
+    for at, first in enumerate(starts[:-1]):
+        yield names[codes[first]], samples.slice(first, starts[at + 1] - first)
 
 
 def concatenated(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:

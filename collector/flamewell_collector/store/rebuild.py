@@ -6,6 +6,7 @@ Known batches are lost with a catalog: what agents send again from before is the
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ import pyarrow.parquet as pq
 
 from flamewell_collector.model import Series
 from flamewell_collector.store import recovery, wal
-from flamewell_collector.store.catalog import Block, Catalog, CatalogDamaged
+from flamewell_collector.store.catalog import Block, Catalog, CatalogDamaged, RollupHour
 from flamewell_collector.store.reader import read_table
 from flamewell_collector.store.schema import PROFILES, SERIES
 from flamewell_collector.store.series import SeriesIndex
-from flamewell_collector.store.writer import BLOCKS_FOLDER, Origin, read_origin
+from flamewell_collector.store.tiers import HOUR_MS, RAW
+from flamewell_collector.store.writer import Origin, block_folders, read_origin
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,9 @@ def _register_blocks(catalog: Catalog, data_dir: Path, *, unflushed: set[int]) -
     # A compaction or a flush that was killed half-way may have left both old and new.
     replaced = {name for each in found for name in each.origin.replaces}
     kept = [each for each in found if Path(each.block.path).name not in replaced]
+    hours = _valid_hours(kept)
+    useful = {each.path for each in hours}
+    kept = [each for each in kept if each.block.tier == RAW or each.block.path in useful]
     log.warning("the catalog was not there: %d blocks are registered again", len(kept))
     active: dict[tuple[str, int], int] = {}
     for each in kept:
@@ -74,11 +79,27 @@ def _register_blocks(catalog: Catalog, data_dir: Path, *, unflushed: set[int]) -
         active=active,
         batch_ids=(),
         wal_number=max(each.origin.wal_number for each in found),
+        hours=hours,
     )
 
 
+def _valid_hours(found: list[_Found]) -> list[RollupHour]:
+    """Give the hours whose sums are of the raw block that is there, or of one that was retired."""
+    names: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for each in found:
+        if each.block.tier == RAW and each.block.compacted:
+            hour_ms = each.block.start_ms // HOUR_MS * HOUR_MS
+            names[each.block.tenant, hour_ms].add(Path(each.block.path).name)
+    return [
+        RollupHour(each.block.tenant, each.block.tier, hour_ms, each.block.path)
+        for each in found
+        for hour_ms, raw in each.origin.hours.items()
+        if raw in names.get((each.block.tenant, hour_ms), {raw})
+    ]
+
+
 def _blocks(data_dir: Path) -> Iterator[_Found]:
-    for folder in sorted((data_dir / BLOCKS_FOLDER).glob("tenant=*/date=*/hour=*/block=*")):
+    for folder in block_folders(data_dir):
         try:
             yield _read(folder, data_dir)
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -88,6 +109,8 @@ def _blocks(data_dir: Path) -> Iterator[_Found]:
 
 def _read(folder: Path, data_dir: Path) -> _Found:
     relative = folder.relative_to(data_dir)
+    tier = next((each[5:] for each in relative.parts if each.startswith("tier=")), RAW)
+    rows = "samples" if tier == RAW else "rollups"
     profiles = read_table(folder / "profiles.parquet", PROFILES)
     times = profiles.column("time").to_numpy()
     last = profiles.group_by("series_id").aggregate([("time", "max")])
@@ -100,9 +123,10 @@ def _read(folder: Path, data_dir: Path) -> _Found:
             tenant=unquote(relative.parts[1].removeprefix("tenant=")),
             start_ms=int(times.min()),
             end_ms=int(times.max()),
-            rows=pq.read_metadata(folder / "samples.parquet").num_rows,
+            rows=pq.read_metadata(folder / f"{rows}.parquet").num_rows,
             bytes=sum(each.stat().st_size for each in folder.iterdir()),
-            compacted=bool(origin.replaces),
+            compacted=bool(origin.replaces) or tier != RAW,
+            tier=tier,
         ),
         origin,
         index.all(),

@@ -13,7 +13,7 @@ from flamewell_collector.errors import StorageError
 from flamewell_collector.model import DecodedBatch
 from flamewell_collector.store import batch_codec, wal
 from flamewell_collector.store.catalog import Block
-from flamewell_collector.store.writer import BLOCKS_FOLDER, TEMPORARY_FOLDER
+from flamewell_collector.store.writer import TEMPORARY_FOLDER, block_folders
 
 DAMAGED_FOLDER = "damaged"
 
@@ -75,6 +75,17 @@ def read_log(folder: Path, *, flushed: int) -> RecoveredLog:
     return RecoveredLog(batches, last_number, skipped)
 
 
+def remove_logs(folder: Path, flushed: int) -> None:
+    """Remove log files whose content is in blocks: those up to a number."""
+    # The newest goes first: while it is there, the older ones are (see rebuild).
+    for number, path in reversed(wal.files(folder)):
+        if number <= flushed:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("the flushed log file %s can't be removed: %s", path.name, error)
+
+
 def set_aside(path: Path, data_dir: Path) -> None:
     """Move what is damaged out of the way, never delete it."""
     target = data_dir / DAMAGED_FOLDER / path.name
@@ -116,6 +127,6 @@ def try_write(folder: Path) -> None:
 def sweep(data_dir: Path, *, registered: set[str]) -> None:
     """Remove temporary folders and block folders that were never registered."""
     shutil.rmtree(data_dir / TEMPORARY_FOLDER, ignore_errors=True)
-    for block in (data_dir / BLOCKS_FOLDER).glob("tenant=*/date=*/hour=*/block=*"):
+    for block in block_folders(data_dir):
         if str(block.relative_to(data_dir)) not in registered:
             shutil.rmtree(block, ignore_errors=True)

@@ -67,11 +67,11 @@ class SeriesIndex:
 
 
 def series_table(series: Iterable[Series]) -> pa.Table:
-    """Make a SERIES table, sorted by id."""
-    ordered = sorted(series, key=lambda each: each.series_id)
+    """Make a SERIES table, sorted by service and id."""
+    ordered = sorted(series, key=lambda each: (each.labels.get("service_name", ""), each.series_id))
     return pa.table(
         {
-            "series_id": pa.array([each.series_id for each in ordered], pa.uint64()),
+            "series_id": pa.array([each.series_id for each in ordered], pa.int64()),
             "service_name": pa.array(
                 [each.labels.get("service_name", "") for each in ordered], pa.string()
             ),

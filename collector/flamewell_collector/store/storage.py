@@ -5,29 +5,34 @@ An acknowledged batch is always in exactly one of head, frozen head or blocks, a
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from flamewell_collector.errors import Overloaded, StorageError, StorageUnavailable
 from flamewell_collector.model import DecodedBatch
-from flamewell_collector.store import batch_codec, rebuild, recovery, wal
+from flamewell_collector.store import batch_codec, folder_lock, rebuild, recovery, wal
 from flamewell_collector.store.catalog import Block
-from flamewell_collector.store.head import Head, concatenated
+from flamewell_collector.store.dedupe import REMEMBER_MS, SeenBatches
+from flamewell_collector.store.flush import write_head
+from flamewell_collector.store.head import Head, Heads, HeadView
+from flamewell_collector.store.known_stacks import KnownStacks, TenantStacks
 from flamewell_collector.store.live_blocks import LiveBlocks
-from flamewell_collector.store.schema import PROFILES, SAMPLES
+from flamewell_collector.store.plan import Stored
+from flamewell_collector.store.prefix_tree import PrefixTree
+from flamewell_collector.store.room import Room
 from flamewell_collector.store.series import SeriesIndex
-from flamewell_collector.store.stacktable import StackTable
+from flamewell_collector.store.stack_cache import StackCache
 from flamewell_collector.store.state import Snapshot, StorageOptions, StorageState
+from flamewell_collector.store.tiers import RAW
 from flamewell_collector.store.upkeep import Upkeep
-from flamewell_collector.store.writer import BLOCKS_FOLDER, BlockWriter, hours
+from flamewell_collector.store.writer import BLOCKS_FOLDER, ROLLUPS_FOLDER, BlockWriter, Origin
 
 __all__ = ["Snapshot", "Storage", "StorageOptions", "StorageState"]
 
@@ -35,15 +40,6 @@ log = logging.getLogger(__name__)
 
 WAL_FOLDER = "wal"
 CATALOG_FILE = "catalog.sqlite"
-REMEMBER_BATCHES_MS = 24 * 3_600_000
-
-
-class _Tenant:
-    """What is interned for one tenant."""
-
-    def __init__(self) -> None:
-        self.stacks = StackTable()
-        self.series = SeriesIndex()
 
 
 class Storage:
@@ -56,26 +52,34 @@ class Storage:
         self._lock_fd = lock_fd
         # Guards head, frozen head, blocks, known batches and tenants: what a snapshot sees.
         self._state_lock = threading.Lock()
-        # One flush, compaction or retention at a time. Taken before the log's lock, that before
-        # the state lock.
-        self._maintenance_lock = threading.Lock()
-        self._tenants: dict[str, _Tenant] = {}
-        self._head = Head()
-        self._frozen: Head | None = None
-        self._batch_ids: dict[tuple[str, str], int] = {}
+        # One flush at a time, and one compaction or retention, which may take minutes meanwhile.
+        # Taken before the log's lock, that before the state lock.
+        self._flush_lock = threading.Lock()
+        self._upkeep_lock = threading.Lock()
+        self._series: dict[str, SeriesIndex] = {}
+        self._heads = Heads()
+        self._seen = SeenBatches()
+        self._known = KnownStacks(0)
         self._in_flight: set[tuple[str, str]] = set()
-        self._failure = ""
+        self._room = Room(
+            data_dir,
+            min_free_bytes=options.min_free_bytes,
+            max_rows=options.max_head_rows,
+            rows=lambda: self._heads.rows,
+        )
         self._wal_skipped_bytes = 0
         self._catalog = rebuild.open_catalog(data_dir / CATALOG_FILE, data_dir, self._wal_dir)
         try:
-            self._blocks = LiveBlocks(self._catalog.blocks())
+            self._blocks = LiveBlocks(self._catalog.blocks(), self._catalog.rollup_hours())
             self._writer = BlockWriter(data_dir)
+            self._stacks = StackCache(options.stack_cache_bytes)
             self._upkeep = Upkeep(
                 data_dir,
                 options,
                 catalog=self._catalog,
                 blocks=self._blocks,
                 writer=self._writer,
+                stacks=self._stacks,
                 lock=self._state_lock,
             )
             self._recover()
@@ -93,17 +97,10 @@ class Storage:
         try:
             (data_dir / WAL_FOLDER).mkdir(parents=True, exist_ok=True)
             (data_dir / BLOCKS_FOLDER).mkdir(exist_ok=True)
-            lock_fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            (data_dir / ROLLUPS_FOLDER).mkdir(exist_ok=True)
+            lock_fd = folder_lock.take(data_dir)
         except OSError as error:
             raise StorageError(f"the data folder {data_dir} can't be used: {error}") from error
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock_fd)
-            raise StorageError(
-                f"another collector uses the data folder {data_dir}: stop it, or name another "
-                "folder with --data-dir"
-            ) from error
         try:
             return cls(data_dir, options, lock_fd)
         except BaseException:
@@ -112,11 +109,16 @@ class Storage:
 
     def seen(self, tenant: str, batch_id: str) -> bool:
         """Tell whether a batch is durable already."""
-        return (tenant, batch_id) in self._batch_ids
+        return self._seen.seen(tenant, batch_id)
 
     def series(self, tenant: str) -> SeriesIndex:
         """Give the tenant's series."""
-        return self._tenant(tenant).series
+        with self._state_lock:
+            return self._series.setdefault(tenant, SeriesIndex())
+
+    def known_stacks(self, tenant: str) -> TenantStacks:
+        """Tell which stacks a batch need not hold: the log has them."""
+        return self._known.of(tenant)
 
     def append(self, batch: DecodedBatch) -> bool:
         """Make a batch durable and queryable.
@@ -126,47 +128,66 @@ class Storage:
 
         Raises:
             StorageUnavailable: The disk is full or read-only; nothing of the batch counts.
+            StaleBatch: It leaves out stacks that are in a former log file: decode it again.
             Overloaded: Some of it is being written, or has just been, by another request: what is
                 left of it has to be told apart anew.
         """
         keys = {(batch.tenant, each) for each in batch.batch_ids}
-        self._check_room()
+        self.check_room()
         with self._state_lock:
-            known = keys & self._batch_ids.keys()
+            known = {key for key in keys if self._seen.seen(*key)}
             if keys and known == keys:
                 return False
             if known or keys & self._in_flight:
                 raise Overloaded("a part of the batch is being written: send it again")
             self._in_flight |= keys
         try:
-            self._tenant(batch.tenant).stacks.intern(batch.stacks, batch.frames)
-            self._wal.append(batch_codec.encode(batch), lambda: self._into_head(batch))
+            self._wal.append(
+                batch_codec.encode(batch), lambda: self._into_head(batch), number=batch.epoch
+            )
         except StorageUnavailable as error:
-            self._failure = str(error)
+            self._room.failure = str(error)
             raise
         finally:
             with self._state_lock:
                 self._in_flight -= keys
-        self._failure = ""
+        self._room.failure = ""
         return True
 
     @contextmanager
-    def snapshot(self, tenant: str, start_ms: int, end_ms: int) -> Iterator[Snapshot]:
-        """Give a consistent view of [start_ms, end_ms) for as long as the context is open."""
-        symbols = self._tenant(tenant)
+    def snapshot(
+        self, tenant: str, start_ms: int, end_ms: int, *, services: Sequence[str] | None = ()
+    ) -> Iterator[Snapshot]:
+        """Give a consistent view of [start_ms, end_ms) for as long as the context is open.
+
+        Args:
+            tenant: Whose.
+            start_ms: First time that is asked for.
+            end_ms: First time that is not asked for any more.
+            services: Whose samples are wanted, as far as they are in memory; all for None.
+        """
+        series = self.series(tenant)
         with self._state_lock:
-            chosen = self._blocks.overlapping(tenant, start_ms, end_ms)
+            raw = self._blocks.raw_of_hours(tenant, start_ms, end_ms)
+            rollups = self._blocks.rollups(tenant, start_ms, end_ms)
+            chosen = [*raw, *(block for found in rollups.values() for block in found.values())]
             self._blocks.pin(chosen)
-            heads = [each for each in (self._frozen, self._head) if each is not None]
-            profiles = concatenated([each.profiles_of(tenant) for each in heads], PROFILES)
-            samples = concatenated([each.samples_of(tenant) for each in heads], SAMPLES)
+            heads = self._heads.of(tenant)
+            views = tuple(each.view(services) for each in heads)
+            hours = {hour for each in heads for hour in each.hours}
         try:
             yield Snapshot(
-                blocks=tuple(self._data_dir / each.path for each in chosen),
-                head_profiles=profiles,
-                head_samples=samples,
-                stacks=symbols.stacks,
-                series=symbols.series,
+                data_dir=self._data_dir,
+                stored=Stored(raw, rollups, hours),
+                series=series,
+                heads=views,
+                tree=lambda service, blocks: self._stacks.tree(
+                    tenant,
+                    service,
+                    blocks=blocks,
+                    heads=_trees(service, views),
+                    report_damage=self.set_aside,
+                ),
             )
         finally:
             with self._state_lock:
@@ -176,11 +197,16 @@ class Storage:
     def tenants(self) -> list[str]:
         """Give the tenants that have any series."""
         with self._state_lock:
-            return sorted(self._tenants)
+            return sorted(name for name, series in self._series.items() if len(series))
 
     def set_aside(self, block: Path, reason: str) -> None:
         """Take a damaged block out of the store; its files move to the damaged folder."""
         self._upkeep.set_aside(str(block.relative_to(self._data_dir)), reason)
+
+    @property
+    def set_aside_count(self) -> int:
+        """How many blocks were set aside since the start."""
+        return self._upkeep.set_aside_count
 
     def flush(self) -> None:
         """Write the head as Parquet blocks and forget its log files.
@@ -188,8 +214,21 @@ class Storage:
         Raises:
             StorageUnavailable: The disk is full or read-only; the head stays as it is.
         """
-        with self._maintenance_lock:
+        with self._flush_lock:
             self._flush()
+
+    def flush_if_due(self) -> None:
+        """Flush where the head is old or large.
+
+        Raises:
+            StorageUnavailable: The disk is full or read-only; the head stays as it is.
+        """
+        self._room.probe(self._wal_dir)
+        with self._flush_lock:
+            oldest = self._heads.taking.oldest_monotonic
+            aged = oldest is not None and time.monotonic() - oldest >= self._options.flush_seconds
+            if aged or self._heads.taking.rows >= self._options.flush_rows:
+                self._flush()
 
     def maintain(self, now_ms: int) -> None:
         """Do what is due: flush by age or size, compaction, retention, forgetting old batch ids.
@@ -197,22 +236,38 @@ class Storage:
         Raises:
             StorageUnavailable: The disk is full or read-only; the next call tries again.
         """
-        self._probe()
-        with self._maintenance_lock:
-            oldest = self._head.oldest_monotonic
-            aged = oldest is not None and time.monotonic() - oldest >= self._options.flush_seconds
-            if aged or self._head.rows >= self._options.flush_rows:
-                self._flush()
+        self.flush_if_due()
+        with self._upkeep_lock:
             # Retention first: it makes room for what follows.
             if self._upkeep.expire(now_ms):
                 self._forget_series()
-            self._forget_batches(now_ms - REMEMBER_BATCHES_MS)
+            if self._seen.forget(now_ms - REMEMBER_MS):
+                self._catalog.forget_batches(now_ms - REMEMBER_MS)
             self._upkeep.compact(now_ms)
 
-    def close(self) -> None:
-        """Flush and let go of the folder; where the flush fails, the log keeps everything."""
+    def stop_upkeep(self) -> None:
+        """Let go of a compaction that runs: nothing of it counts; no other is begun."""
+        self._upkeep.stopping.set()
+
+    def check_room(self) -> None:
+        """Refuse before the disk is really full.
+
+        Raises:
+            StorageUnavailable: Too little disk is left, or too much waits for a flush.
+        """
+        self._room.check()
+
+    def close(self, *, flush: bool = True) -> None:
+        """Flush and let go of the folder; where the flush fails, the log keeps everything.
+
+        Args:
+            flush: Off: the log is left to keep it (a folder that was opened to be read).
+        """
+        self.stop_upkeep()
         try:
-            self.flush()
+            with self._upkeep_lock:
+                if flush:
+                    self.flush()
         except StorageError as error:
             log.warning("could not flush at the end, the log will be read at the start: %s", error)
         self._wal.close()
@@ -224,19 +279,19 @@ class Storage:
         """Say how the store is."""
         with self._state_lock:
             blocks = self._blocks.all()
-            rows = self._rows()
-        try:
-            self._check_room()
-            reason = self._failure
-        except StorageUnavailable as error:
-            reason = str(error)
+            rows = self._heads.rows
+        raw = [each for each in blocks if each.tier == RAW]
+        reason = self._room.reason()
         return StorageState(
             writable=not reason,
             reason=reason,
             head_rows=rows,
             wal_bytes=wal.total_bytes(self._wal_dir),
-            blocks=len(blocks),
-            block_bytes=sum(each.bytes for each in blocks),
+            blocks=len(raw),
+            block_bytes=sum(each.bytes for each in raw),
+            rollup_blocks=len(blocks) - len(raw),
+            rollup_bytes=sum(each.bytes for each in blocks if each.tier != RAW),
+            stack_cache_bytes=self._stacks.nbytes,
             damaged_blocks=len(self._catalog.damaged()),
             disk_free_bytes=shutil.disk_usage(self._data_dir).free,
             wal_skipped_bytes=self._wal_skipped_bytes,
@@ -246,27 +301,22 @@ class Storage:
     def _wal_dir(self) -> Path:
         return self._data_dir / WAL_FOLDER
 
-    def _rows(self) -> int:
-        return self._head.rows + (self._frozen.rows if self._frozen else 0)
-
-    def _tenant(self, name: str) -> _Tenant:
-        with self._state_lock:
-            return self._tenants.setdefault(name, _Tenant())
-
     def _into_head(self, batch: DecodedBatch) -> None:
         """Count a batch: it is on disk now."""
         now_ms = time.time_ns() // 1_000_000
+        new = self.series(batch.tenant).add(batch.series)
         with self._state_lock:
-            new = self._tenants[batch.tenant].series.add(batch.series)
-            self._head.add(batch, received_ms=now_ms)
-            self._head.new_series.extend((batch.tenant, each) for each in new)
-            self._batch_ids.update(((batch.tenant, each), now_ms) for each in batch.batch_ids)
+            self._heads.taking.add(batch, received_ms=now_ms)
+            self._heads.taking.new_series.extend((batch.tenant, each) for each in new)
+            for batch_id in batch.batch_ids:
+                self._seen.add(batch.tenant, batch_id, now_ms)
+        self._known.add(batch.tenant, batch.stacks)
 
     def _flush(self) -> None:
-        if self._head.empty:
+        if self._heads.taking.empty:
             return
         number = self._wal.rotate(self._freeze)
-        frozen = self._frozen
+        frozen = self._heads.frozen
         assert frozen is not None  # noqa: S101 - set by _freeze, which rotate has called
         written: list[Block] = []
         registered = False
@@ -281,39 +331,30 @@ class Storage:
             )
             registered = True
         finally:
-            # Whatever went wrong: a frozen head that is not registered goes back into the head.
             with self._state_lock:
                 if registered:
                     self._blocks.exchange((), written)
-                else:
-                    frozen.absorb(self._head)
-                    self._head = frozen
-                self._frozen = None
+                self._heads.thaw(keep=not registered)
             if not registered:
                 self._upkeep.delete(written)
-        self._remove_logs(number)
+        recovery.remove_logs(self._wal_dir, number)
 
     def _freeze(self) -> None:
         with self._state_lock:
-            self._frozen, self._head = self._head, Head()
+            self._heads.freeze()
+        self._known.reset(self._wal.number)
 
     def _write_blocks(self, head: Head, wal_number: int, written: list[Block]) -> None:
         """Write a block a tenant and hour; after an error ``written`` has what was done."""
         for tenant in sorted(head.tenants):
-            symbols = self._tenant(tenant)
-            rows = hours(head.profiles_of(tenant), head.samples_of(tenant))
-            for hour, profiles, samples in rows:
-                written.append(
-                    self._writer.write(
-                        tenant,
-                        hour,
-                        profiles=profiles,
-                        samples=samples,
-                        stacks=symbols.stacks,
-                        series=symbols.series,
-                        wal_number=wal_number,
-                    )
-                )
+            write_head(
+                tenant,
+                head.tenants[tenant],
+                self._writer,
+                series=self.series(tenant),
+                origin=Origin(wal_number=wal_number),
+                written=written,
+            )
 
     def _recover(self) -> None:
         """Sweep what a crash left behind, then read the log into the head."""
@@ -322,78 +363,37 @@ class Storage:
         for block, reason in recovery.incomplete(self._data_dir, self._blocks.all()):
             self._upkeep.set_aside(block.path, reason)
         for tenant, series in self._catalog.series():
-            self._tenant(tenant).series.add_one(series)
-        self._batch_ids = {
-            (tenant, batch_id): received_ms
-            for tenant, batch_id, received_ms in self._catalog.batch_ids()
-        }
+            self.series(tenant).add_one(series)
+        self._seen = self._catalog.seen_batches()
         recovered = recovery.read_log(self._wal_dir, flushed=flushed)
         self._wal_skipped_bytes = recovered.skipped_bytes
+        # Whole ids, not the watermarks of agents: the order of the log need not be that of taking.
+        replayed: set[tuple[str, str]] = set()
         for batch in recovered.batches:
             keys = {(batch.tenant, each) for each in batch.batch_ids}
-            if not keys or not keys <= self._batch_ids.keys():
-                self._tenant(batch.tenant).stacks.intern(batch.stacks, batch.frames)
+            if not keys or not keys <= replayed:
+                replayed |= keys
                 self._into_head(batch)
         self._wal = wal.Wal(self._wal_dir, number=recovered.last_number + 1)
-        self._remove_logs(flushed)
-
-    def _remove_logs(self, flushed: int) -> None:
-        # The newest goes first: while it is there, the older ones are (see rebuild).
-        for number, path in reversed(wal.files(self._wal_dir)):
-            if number <= flushed:
-                try:
-                    path.unlink(missing_ok=True)
-                except OSError as error:
-                    log.warning("the flushed log file %s can't be removed: %s", path.name, error)
+        self._known.reset(self._wal.number)
+        recovery.remove_logs(self._wal_dir, flushed)
 
     def _forget_series(self) -> None:
         """Drop series of which no block and no unflushed row is left."""
         with self._state_lock:
             starts = [each.start_ms for each in self._blocks.all()]
-            heads = [each for each in (self._frozen, self._head) if each is not None]
             unused = [
                 key
                 for key in self._catalog.series_before(min(starts, default=None))
-                if not any(key in each.active for each in heads)
+                if not self._heads.active(key)
             ]
             for tenant, series_id in unused:
-                if tenant in self._tenants:
-                    self._tenants[tenant].series.discard(series_id)
+                if tenant in self._series:
+                    self._series[tenant].discard(series_id)
         self._catalog.drop_series(unused)
 
-    def _forget_batches(self, horizon_ms: int) -> None:
-        with self._state_lock:
-            old = [key for key, received in self._batch_ids.items() if received < horizon_ms]
-            for key in old:
-                del self._batch_ids[key]
-        if old:
-            self._catalog.forget_batches(horizon_ms)
 
-    def _probe(self) -> None:
-        """After a failed write find out whether writes work again, so that readiness returns."""
-        if not self._failure:
-            return
-        try:
-            recovery.try_write(self._wal_dir)
-        except OSError as error:
-            log.debug("the data folder still can't be written: %s", error)
-        else:
-            self._failure = ""
-
-    def _check_room(self) -> None:
-        """Refuse before the disk is really full: reads, the catalog and a flush need some room.
-
-        Raises:
-            StorageUnavailable: Too little disk is left, or too much waits for a flush.
-        """
-        free = shutil.disk_usage(self._data_dir).free
-        if free < self._options.min_free_bytes:
-            raise StorageUnavailable(
-                f"the disk of {self._data_dir} has {free >> 20} MiB left, "
-                f"{self._options.min_free_bytes >> 20} MiB are kept free: make room or shorten "
-                "the retention"
-            )
-        if self._rows() >= self._options.max_head_rows:
-            raise StorageUnavailable(
-                f"{self._rows()} rows wait for a flush, which fails or is behind: see the log"
-            )
+def _trees(service: str, heads: Sequence[HeadView]) -> list[PrefixTree]:
+    """Give the stacks of a service that are in memory only."""
+    found = (each.stacks.tree(service) for each in heads)
+    return [each for each in found if each is not None]

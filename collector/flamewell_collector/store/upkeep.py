@@ -5,21 +5,30 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+
+import pyarrow as pa
 
 from flamewell_collector.errors import StorageUnavailable
 from flamewell_collector.store import compactor, recovery, retention
-from flamewell_collector.store.catalog import Block, Catalog
+from flamewell_collector.store.catalog import Block, Catalog, RollupHour
 from flamewell_collector.store.live_blocks import LiveBlocks
+from flamewell_collector.store.stack_cache import StackCache
 from flamewell_collector.store.state import StorageOptions
-from flamewell_collector.store.writer import BlockWriter
+from flamewell_collector.store.writer import BlockWriter, read_origin
 
 log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """Changes the catalog first and what snapshots see afterwards; files go last of all."""
+    """Changes the catalog first and what snapshots see afterwards; files go last of all.
+
+    Attributes:
+        set_aside_count: How many damaged blocks were set aside since the start.
+        stopping: Set: what is being merged is let go, and nothing more is begun.
+    """
 
     def __init__(
         self,
@@ -29,9 +38,13 @@ class Upkeep:
         catalog: Catalog,
         blocks: LiveBlocks,
         writer: BlockWriter,
+        stacks: StackCache,
         lock: threading.Lock,
     ) -> None:
         """Take the parts; ``lock`` guards ``blocks``."""
+        self.set_aside_count = 0
+        self.stopping = threading.Event()
+        self._stacks = stacks
         self._data_dir = data_dir
         self._options = options
         self._catalog = catalog
@@ -40,21 +53,30 @@ class Upkeep:
         self._lock = lock
 
     def compact(self, now_ms: int) -> None:
-        """Merge the blocks of each closed hour.
+        """Merge the blocks of each closed hour and sum them up; merge the sums of closed days.
 
         Raises:
             StorageUnavailable: The disk is full or read-only.
         """
         closed_ms = now_ms - self._options.compact_after_seconds * 1000
         with self._lock:
-            groups = compactor.due(self._blocks.all(), closed_ms)
+            groups = compactor.due_hours(self._blocks.raw(), self._blocks.hours(), closed_ms)
         for group in groups:
-            try:
-                merged = compactor.compact(group, data_dir=self._data_dir, writer=self._writer)
-            except compactor.DamagedBlock as error:
-                self.set_aside(error.block.path, str(error))
-                continue
-            self._exchange(group, merged)
+            self._replace(
+                group,
+                partial(
+                    compactor.compact_hour,
+                    group,
+                    data_dir=self._data_dir,
+                    writer=self._writer,
+                    stopped=self.stopping.is_set,
+                ),
+            )
+        with self._lock:
+            days = compactor.due_days(self._blocks.hours(), closed_ms)
+        for hours in days:
+            # Those blocks go with the exchange of which no hour counts any more.
+            self._replace([], partial(self._merge_day, hours))
 
     def expire(self, now_ms: int) -> bool:
         """Remove blocks that have outlived their keep; tells whether there were any.
@@ -66,11 +88,11 @@ class Upkeep:
             gone = retention.expired(
                 self._blocks.all(),
                 now_ms=now_ms,
-                keep_ms=self._options.keep_ms,
+                keep_ms=self._options.keep_ms_by_tier,
                 keep_bytes=self._options.keep_bytes,
             )
         if gone:
-            self._exchange(gone, None)
+            self._exchange(gone)
             log.info("%d blocks have outlived their keep", len(gone))
         return bool(gone)
 
@@ -78,6 +100,7 @@ class Upkeep:
         """Take a damaged block out of the store; its files move to the damaged folder."""
         with self._lock:
             known = self._blocks.take_out(path)
+            self.set_aside_count += known is not None
         if known is None:
             return
         log.error("block %s is damaged and set aside: %s", path, reason)
@@ -105,13 +128,48 @@ class Upkeep:
             if each.path not in registered:
                 shutil.rmtree(self._data_dir / each.path, ignore_errors=True)
 
-    def _exchange(self, old: list[Block], new: Block | None) -> None:
-        fresh = [new] if new else []
-        try:
-            self._catalog.replace(old, fresh)
-        except StorageUnavailable:
-            self.delete(fresh)
-            raise
+    def _merge_day(self, hours: Sequence[RollupHour]) -> compactor.Compacted:
         with self._lock:
-            self._blocks.exchange(old, fresh)
+            known = {each.path: each for each in self._blocks.all()}
+        return compactor.compact_day(
+            hours,
+            [read_origin(self._data_dir / each.path) for each in hours],
+            blocks=[known[each.path] for each in hours],
+            data_dir=self._data_dir,
+            writer=self._writer,
+            stopped=self.stopping.is_set,
+        )
+
+    def _replace(self, old: Sequence[Block], merge: Callable[[], compactor.Compacted]) -> None:
+        """Write what takes the place of others; a damaged one is set aside instead."""
+        if self.stopping.is_set():
+            return
+        try:
+            made = merge()
+        except compactor.Stopped:
+            log.info("a compaction is let go: the next start begins it anew")
+            return
+        except compactor.DamagedBlock as error:
+            self.set_aside(error.block.path, str(error))
+            return
+        except (OSError, ValueError, pa.ArrowException) as error:
+            log.error("blocks could not be merged: %s", error)
+            return
+        self._exchange(old, made.blocks, made.hours)
+
+    def _exchange(
+        self,
+        old: Sequence[Block],
+        new: Sequence[Block] = (),
+        hours: Sequence[RollupHour] = (),
+    ) -> None:
+        try:
+            useless = self._catalog.replace(old, new, hours)
+        except StorageUnavailable:
+            self.delete(new)
+            raise
+        gone = [*(each.path for each in old), *useless]
+        with self._lock:
+            self._blocks.exchange(gone, new, hours)
+        self._stacks.forget(self._data_dir / path for path in gone)
         self.delete_unread()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flamewell_collector.errors import StorageUnavailable
+from flamewell_collector.errors import StaleBatch, StorageUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,9 @@ _SUFFIX = ".wal"
 class _Ticket:
     payload: bytes
     on_durable: Callable[[], None]
+    number: int | None = None
     done: bool = False
+    stale: bool = False
     error: OSError | None = field(default=None)
 
 
@@ -52,24 +54,30 @@ class Wal:
         """Size of the current file."""
         return self._size
 
-    def append(self, payload: bytes, on_durable: Callable[[], None]) -> None:
+    def append(
+        self, payload: bytes, on_durable: Callable[[], None], *, number: int | None = None
+    ) -> None:
         """Write one frame and return once it is on disk.
 
         Args:
             payload: What to keep.
             on_durable: Called exactly once when it is, before anything later is written and never
                 across a ``rotate``: what it changes belongs to the file that holds the frame.
+            number: The only file that it may stand in, where it matters.
 
         Raises:
+            StaleBatch: Another file has begun meanwhile; nothing was written.
             StorageUnavailable: It could not be written; nothing of it counts.
         """
-        ticket = _Ticket(payload, on_durable)
+        ticket = _Ticket(payload, on_durable, number)
         with self._pending_lock:
             self._pending.append(ticket)
         # Whoever comes first commits for all that have queued up meanwhile.
         with self._commit_lock:
             if not ticket.done:
                 self._commit()
+        if ticket.stale:
+            raise StaleBatch(f"log file {number} is closed")
         if ticket.error is not None:
             raise StorageUnavailable(
                 f"the write-ahead log can't be written: {ticket.error.strerror or ticket.error}"
@@ -94,7 +102,12 @@ class Wal:
 
     def _commit(self) -> None:
         with self._pending_lock:
-            group, self._pending = self._pending, []
+            waiting, self._pending = self._pending, []
+        for ticket in waiting:
+            ticket.stale = ticket.done = ticket.number not in {None, self.number}
+        group = [ticket for ticket in waiting if not ticket.stale]
+        if not group:
+            return
         data = b"".join(
             part
             for ticket in group

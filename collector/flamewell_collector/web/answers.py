@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 from http.client import OK
 from typing import Any, Final
 
 import orjson
 from flask import Response, request
 
+from flamewell_collector.gzipping import gzip_bytes
+
 JSON: Final = "application/json"
 _COMPRESS_FROM_BYTES: Final = 4_096
 _COMPRESSED: Final = (JSON, "text/", "image/svg+xml")
-_GZIP_LEVEL: Final = 3
-"""A graph of 200,000 nodes: level 3 takes a third of the time of level 6 for 8 % more bytes."""
 
 
 def json_answer(payload: Any, status: int = 200) -> Response:
@@ -46,6 +45,6 @@ def compressed(answer: Response) -> Response:
         return answer
     body = answer.get_data()
     if len(body) >= _COMPRESS_FROM_BYTES:
-        answer.set_data(gzip.compress(body, _GZIP_LEVEL, mtime=0))
+        answer.set_data(gzip_bytes(body))
         answer.headers["Content-Encoding"] = "gzip"
     return answer

@@ -130,6 +130,8 @@ class _Views:
                 "wal_bytes": state.wal_bytes,
                 "blocks": state.blocks,
                 "stored_bytes": state.block_bytes,
+                "rollup_blocks": state.rollup_blocks,
+                "rollup_bytes": state.rollup_bytes,
                 "damaged_blocks": state.damaged_blocks,
                 "disk_free_bytes": state.disk_free_bytes,
                 "agents": len(self._query.label_values(recent, "node")),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import zstandard
@@ -17,16 +16,22 @@ from flamewell_collector.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from flamewell_collector.gzipping import gunzip_parts
 
 _CHUNK_BYTES = 64 << 10
 _ZSTD_WINDOW_BYTES = 64 << 20
 """Encoders use 8 MiB (RFC 8878, 3.1.1.1.2), at their best levels up to 32. A frame that asks for a
 larger window is refused: memory is bounded before data come."""
-_GZIP_WINDOW_BITS = 31
 
 
 def read_body(
-    stream: IO[bytes], *, encoding: str, limit_bytes: int, length: int | None, chunked: bool = False
+    stream: IO[bytes],
+    *,
+    encoding: str,
+    limit_bytes: int,
+    length: int | None,
+    chunked: bool = False,
+    charge: Callable[[int], None] = lambda _size: None,
 ) -> bytes:
     """Read and decompress a body.
 
@@ -36,6 +41,7 @@ def read_body(
         limit_bytes: Of the body, as it comes and decompressed.
         length: Content-Length.
         chunked: Whether the server finds the end of a body without a length.
+        charge: Told of each part before it is kept; it may raise.
 
     Raises:
         LengthRequired: Nothing says where the body ends.
@@ -53,24 +59,25 @@ def read_body(
     if length is not None and length > limit_bytes:
         raise TooLarge(f"the body has {length} bytes, {limit_bytes} are taken")
     try:
-        raw = _bounded(_chunks(stream), limit_bytes)
+        raw = _bounded(_chunks(stream), limit_bytes, charge)
     except ClientDisconnected as error:
         # 408, not werkzeug's 400: senders drop a batch on a 400, and send it again on a 408.
         raise RequestTimeout(f"the body ended before its {length} bytes") from error
     if encoding == "gzip":
-        return _bounded(_gunzip(raw), limit_bytes)
+        return _bounded(gunzip_parts(raw), limit_bytes, charge)
     if encoding == "zstd":
-        return _unzstd(raw, limit_bytes)
+        return _unzstd(raw, limit_bytes, charge)
     return raw
 
 
-def _bounded(parts: Iterator[bytes], limit_bytes: int) -> bytes:
+def _bounded(parts: Iterator[bytes], limit_bytes: int, charge: Callable[[int], None]) -> bytes:
     found: list[bytes] = []
     size = 0
     for part in parts:
         size += len(part)
         if size > limit_bytes:
             raise TooLarge(f"the body is larger than {limit_bytes} bytes: send smaller batches")
+        charge(len(part))
         found.append(part)
     return b"".join(found)
 
@@ -80,26 +87,7 @@ def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _gunzip(raw: bytes) -> Iterator[bytes]:
-    """Decompress all members, at most a chunk at a time."""
-    data = raw
-    while True:
-        engine = zlib.decompressobj(_GZIP_WINDOW_BITS)
-        try:
-            while not engine.eof:
-                part = engine.decompress(data, _CHUNK_BYTES)
-                data = engine.unconsumed_tail
-                if not part and not data and not engine.eof:
-                    raise InvalidRequest("the gzip body ends too early")
-                yield part
-        except zlib.error as error:
-            raise InvalidRequest(f"the body is not gzip: {error}") from error
-        data = engine.unused_data
-        if not data:
-            return
-
-
-def _unzstd(raw: bytes, limit_bytes: int) -> bytes:
+def _unzstd(raw: bytes, limit_bytes: int, charge: Callable[[int], None]) -> bytes:
     """Decompress all frames; a second pass checks that the last one is whole.
 
     The bounded reader does not notice a body that is cut off, and the object that does has no
@@ -108,7 +96,7 @@ def _unzstd(raw: bytes, limit_bytes: int) -> bytes:
     engine = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
     try:
         with engine.stream_reader(io.BytesIO(raw), read_across_frames=True) as reader:
-            body = _bounded(_chunks(reader), limit_bytes)
+            body = _bounded(_chunks(reader), limit_bytes, charge)
         rest = raw
         while True:
             frame = engine.decompressobj()

@@ -12,7 +12,7 @@ from flask import Response
 
 from flamewell_collector.analysis import flamegraph
 from flamewell_collector.errors import QueryError
-from flamewell_collector.exports import folded, pprof, speedscope, svg
+from flamewell_collector.exports import folded, parquet, pprof, speedscope, svg
 from flamewell_collector.model import Selection, StackTree
 from flamewell_collector.web.answers import file_answer
 from flamewell_wire import profile_types
@@ -51,6 +51,10 @@ def _speedscope(tree: StackTree, selection: Selection) -> bytes:
     return speedscope.encode(tree, selection.type_id, name=title_of(selection))
 
 
+def _parquet(tree: StackTree, selection: Selection) -> bytes:
+    return parquet.encode(tree, selection.type_id)
+
+
 def _svg(tree: StackTree, selection: Selection) -> bytes:
     columns = flamegraph.build(tree, max_nodes=_SVG_MAX_NODES)
     unit = profile_types.parse_id(selection.type_id).sample_unit
@@ -62,6 +66,7 @@ FORMATS: Final = (
     Format("pprof", ".pb.gz", "application/octet-stream", _pprof),
     Format("folded", ".folded.txt", "text/plain; charset=utf-8", _folded),
     Format("speedscope", ".speedscope.json", "application/json", _speedscope),
+    Format("parquet", ".parquet", "application/vnd.apache.parquet", _parquet),
     Format("svg", ".svg", "image/svg+xml; charset=utf-8", _svg),
 )
 

@@ -43,7 +43,7 @@ PARAMETERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "max_nodes": (_INTEGER, "nodes at most; the smallest are folded; default: 200000"),
     "limit": (_INTEGER, "rows at most; default: 1000"),
     "label": (_TEXT, "name of the label (needed)"),
-    "format": (_TEXT, "pprof (default), folded, speedscope or svg"),
+    "format": (_TEXT, "pprof (default), folded, speedscope, parquet or svg"),
     "state": (_TEXT, "only captures in this state; default: all"),
     "service": (_TEXT, "only captures of this service; default: all"),
 }
@@ -159,6 +159,8 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
         wal_bytes=_INTEGER,
         blocks=_INTEGER,
         stored_bytes=_INTEGER,
+        rollup_blocks=_INTEGER,
+        rollup_bytes=_INTEGER,
         damaged_blocks=_INTEGER,
         disk_free_bytes=_INTEGER,
         agents=_INTEGER,

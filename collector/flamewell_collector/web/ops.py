@@ -7,6 +7,7 @@ from collections.abc import Callable
 from flask import Blueprint, Response, request
 from prometheus_client.exposition import choose_encoder
 
+from flamewell_collector.ingest import Ingest
 from flamewell_collector.metrics import CollectorMetrics
 from flamewell_collector.store.storage import StorageState
 
@@ -45,12 +46,25 @@ def store_gauges(state: StorageState) -> dict[str, tuple[str, float]]:
         "store_writable": ("1 where batches can be stored", float(state.writable)),
         "store_head_rows": ("Samples that are not in blocks yet", state.head_rows),
         "store_wal_bytes": ("Size of the write-ahead log", state.wal_bytes),
-        "store_blocks": ("Registered blocks", state.blocks),
+        "store_blocks": ("Registered blocks of profiles as they came", state.blocks),
         "store_block_bytes": ("Size of the registered blocks", state.block_bytes),
+        "store_rollup_blocks": ("Registered blocks of sums", state.rollup_blocks),
+        "store_rollup_bytes": ("Size of the blocks of sums", state.rollup_bytes),
+        "store_stack_cache_bytes": ("Memory for stacks of blocks", state.stack_cache_bytes),
         "store_damaged_blocks": ("Blocks set aside as damaged", state.damaged_blocks),
         "store_disk_free_bytes": ("Free space of the data disk", state.disk_free_bytes),
         "store_wal_skipped_bytes": (
             "Bytes of the log that belonged to no whole frame at the last start",
             state.wal_skipped_bytes,
         ),
+    }
+
+
+def ingest_gauges(ingest: Ingest) -> dict[str, tuple[str, float]]:
+    """Give the gauges of ingest, as ``store_gauges`` does."""
+    return {
+        "ingest_memory_bytes": (
+            "What ingest requests under way have reserved; ingest_memory_bytes is the limit",
+            float(ingest.memory_bytes),
+        )
     }

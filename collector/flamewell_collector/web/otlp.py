@@ -8,12 +8,13 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from flamewell_collector import otlp
+from flamewell_collector import otlp_wire
 from flamewell_collector.errors import (
     CollectorError,
     InvalidRequest,
     LengthRequired,
     Overloaded,
+    RateLimited,
     RequestTimeout,
     StorageUnavailable,
     TooLarge,
@@ -54,17 +55,19 @@ def _export(ingest: Ingest, metrics: CollectorMetrics, limits: Limits) -> Respon
             raise UnsupportedMediaType(
                 f"content type {request.mimetype!r} is not spoken here: send {PROTOBUF} or {JSON}"
             )
-        body = read_body(
-            request.stream,
-            encoding=request.headers.get("Content-Encoding", "").strip().lower(),
-            limit_bytes=limits.body_bytes,
-            length=request.content_length,
-            chunked="Transfer-Encoding" in request.headers,
-        )
-        result = ingest.accept(TENANT, body, as_json=as_json)
+        with ingest.admitted() as memory:
+            body = read_body(
+                request.stream,
+                encoding=request.headers.get("Content-Encoding", "").strip().lower(),
+                limit_bytes=limits.body_bytes,
+                length=request.content_length,
+                chunked="Transfer-Encoding" in request.headers,
+                charge=memory.take_body,
+            )
+            result = ingest.accept(TENANT, body, as_json=as_json, memory=memory)
     except CollectorError as error:
         return _refused(error, metrics, as_json=as_json)
-    content = otlp.response(
+    content = otlp_wire.response(
         rejected_profiles=result.rejected_profiles, error_message=result.message, as_json=as_json
     )
     return Response(content, 200, mimetype=JSON if as_json else PROTOBUF)
@@ -78,7 +81,7 @@ def _refused(error: CollectorError, metrics: CollectorMetrics, *, as_json: bool)
         as_json = True
         content = json.dumps({"code": _RPC_CODES.get(status, 2), "message": str(error)}).encode()
     else:
-        content = otlp.rpc_status(_RPC_CODES.get(status, 2), str(error))
+        content = otlp_wire.rpc_status(_RPC_CODES.get(status, 2), str(error))
     answer = Response(content, status, mimetype=JSON if as_json else PROTOBUF)
     retry_after: Any = getattr(error, "retry_after_seconds", None)
     if retry_after is not None:
@@ -100,6 +103,7 @@ _STATUSES: tuple[tuple[type[CollectorError], int, str], ...] = (
     (TooLarge, 413, "body_too_large"),
     (UnsupportedMediaType, 415, "unsupported_media_type"),
     (InvalidRequest, 400, "malformed"),
+    (RateLimited, 429, "rate_limited"),
     (Overloaded, 429, "overloaded"),
     (StorageUnavailable, 503, "storage_unavailable"),
 )
