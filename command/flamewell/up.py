@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import textwrap
 import time
@@ -53,6 +54,8 @@ _DEMO_GRACE_SECONDS = 5.0
 _AGENT_GRACE_SECONDS = 15.0
 _COLLECTOR_GRACE_SECONDS = 30.0
 _NOTE_COLUMNS = 90
+_STOPPED = frozenset({0, -signal.SIGTERM})
+"""How a part may end that was asked to: one that was still starting has no handler yet."""
 
 _DEMO_PACE = {"FLAMEWELL_AGENT_CYCLE_SECONDS": "10", "FLAMEWELL_AGENT_GO_CYCLE_SECONDS": "10"}
 """Who looks at a demo waits for it: shorter cycles than by default, unless the user set some."""
@@ -262,7 +265,7 @@ class Up:
         """Stop the demo, then the agent, then the collector, each with time to write its data.
 
         Returns:
-            Whether all ended by themselves and well.
+            Whether all ended well when asked.
         """
         asked = self._signals.count
         if self._supervisor.names:
@@ -277,7 +280,7 @@ class Up:
             for ended in self._supervisor.stop(
                 names, seconds=seconds, hurry=lambda: self._signals.count > asked
             ):
-                if ended.spec.name in {AGENT, COLLECTOR} and ended.status != 0:
+                if ended.spec.name in {AGENT, COLLECTOR} and ended.status not in _STOPPED:
                     self._say(self._describe(ended))
                     clean = False
         killed = self._supervisor.kill()

@@ -45,6 +45,9 @@ print('{"level": "error", "msg": "py-spy is missing"}', flush=True)
 if os.environ.get("STAND_IN_AGENT") == "dies":
     print('{"level": "info", "msg": "about to fail"}', flush=True)
     raise RuntimeError("no such thing")
+if os.environ.get("STAND_IN_AGENT") == "starts slowly":
+    print("agent starts", flush=True)
+    time.sleep(600)
 def stop(*_):
     if os.environ.get("STAND_IN_AGENT") == "stays":
         os.write(1, b"ignored\\n")
@@ -207,6 +210,14 @@ def test_a_part_that_fails_at_the_end_is_told(start: Start) -> None:
     assert running.end() == 1
     assert "agent ended with status 3" in running.text
     assert "collector flushed" in running.log
+
+
+def test_a_part_that_is_stopped_while_it_starts_has_ended_well(start: Start) -> None:
+    running = start(STAND_IN_AGENT="starts slowly")
+    running.wait_for("agent starts")
+    running.process.send_signal(signal.SIGINT)
+    assert running.end() == 0
+    assert running.text.endswith("Stopped; the data is kept.\n")
 
 
 def test_kill_minus_nine_leaves_nothing_behind(start: Start) -> None:

@@ -96,8 +96,9 @@ export class Head {
         el("button", { type: "button", text: name, "data-from": from, onclick: () => choose(from) }),
       ),
     );
-    menu.addEventListener("toggle", () => {
-      if (!menu.open) return;
+    // Not at "toggle", which comes some time after it opened and would undo what was typed since.
+    menu.querySelector("summary").addEventListener("click", () => {
+      if (menu.open) return;
       const typed = (text) => (/^\d+$/.test(text) ? moment(Number(text), { now: 0 }) : text);
       byId("range-from").value = typed(store.state.from);
       byId("range-until").value = typed(store.state.until);
