@@ -14,7 +14,7 @@ import pyarrow as pa
 from model_symbols import LIBRARY_FRAMES, Symbols
 
 from flamewell_collector.store.hashing import mix, path_ids
-from flamewell_collector.store.schema import BATCH_FRAMES, STACKS
+from flamewell_collector.store.schema import BATCH_FRAMES, BATCH_STACKS
 
 Ints = npt.NDArray[np.int64]
 
@@ -125,7 +125,7 @@ class Owner(Protocol):
 def symbol_tables(
     services: Sequence[Owner], used: Mapping[str, Sequence[Ints]] | None, library: Symbols
 ) -> tuple[pa.Table, pa.Table]:
-    """Make STACKS and BATCH_FRAMES.
+    """Make BATCH_STACKS and BATCH_FRAMES.
 
     Args:
         services: Whose stacks to hold.
@@ -156,13 +156,13 @@ def symbol_tables(
                     "frame": frame.astype(np.int32),
                     "stack_id": pa.array(tree.path[chosen], pa.int64(), mask=unmarked[chosen]),
                 },
-                schema=STACKS,
+                schema=BATCH_STACKS,
             )
         )
         nodes += count
         frames += len(each.symbols.hashes)
     if not tables:
-        return STACKS.empty_table(), BATCH_FRAMES.empty_table()
+        return BATCH_STACKS.empty_table(), BATCH_FRAMES.empty_table()
     joined = Symbols.joined(symbols)
     rows = {
         "frame": np.arange(frames, dtype=np.int32),

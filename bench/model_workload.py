@@ -33,7 +33,7 @@ from model_symbols import Symbols, library_symbols, service_name, service_symbol
 from flamewell_collector.batch_columns import ProfileColumns, profile_table, series_table
 from flamewell_collector.model import DecodedBatch
 from flamewell_collector.store.hashing import label_set_hash
-from flamewell_collector.store.schema import SAMPLES
+from flamewell_collector.store.schema import BATCH_SAMPLES
 from flamewell_wire.profile_types import ALLOC_OBJECTS, ALLOC_SPACE, CPU, INUSE_SPACE, WALL
 
 Ints = npt.NDArray[np.int64]
@@ -243,7 +243,7 @@ class Workload:
         chance = np.random.default_rng([shape.seed, 1, number])
         symbols = service_symbols(name, OWN_FRAMES)
         tree = call_tree(chance, shape.stacks, Symbols.joined((self._library, symbols)))
-        labels = [_labels(name, number, pod) for pod in range(shape.pods)]
+        labels = [series_labels(number, pod) for pod in range(shape.pods)]
         return _Service(
             name=name,
             tree=tree,
@@ -326,7 +326,7 @@ def _sample_table(parts: list[_Part]) -> pa.Table:
         np.concatenate([each.service.stack_ids[each.stack] for each in parts]),
         np.concatenate([each.value for each in parts]),
     )
-    return pa.table(dict(zip(SAMPLES.names, columns, strict=True)), schema=SAMPLES)
+    return pa.table(dict(zip(BATCH_SAMPLES.names, columns, strict=True)), schema=BATCH_SAMPLES)
 
 
 def _names(names: list[str], sizes: list[int]) -> pa.Array:
@@ -346,7 +346,9 @@ def _draws_for(distinct: int, chances: Floats) -> int:
     return low
 
 
-def _labels(service: str, number: int, pod: int) -> dict[str, str]:
+def series_labels(number: int, pod: int) -> dict[str, str]:
+    """Give the labels of a pod of a service."""
+    service = service_name(number)
     token = f"{(number * 1_000 + pod) * 2_654_435_761 % 2**32:08x}"
     return {
         "service_name": service,

@@ -1,4 +1,8 @@
-"""The same sums of stacks by other means: the merge alone, without trees and HTTP."""
+"""The same sums of stacks by other means: the merge alone, without trees and HTTP.
+
+The store's blocks number their stacks, so that their sums are by block and number; joining them
+over blocks, which the collector does on its trees, is left out.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,11 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from model_workload import HOUR_MS, TYPES
 from store_collector import median
 from store_dataset import Dataset, plain_files
-
-_COLUMNS = ["stack_id", "value"]
 
 
 def baselines(dataset: Dataset, hours: Sequence[int], runs: int) -> Iterator[dict[str, Any]]:
@@ -82,33 +83,39 @@ def _row_groups(files: list[Path], service: str, kind: str) -> int:
             wanted = zip(names, (service, kind), strict=True)
             if all(each.min == name == each.max for each, name in wanted):
                 groups.append(number)
-        tables.append(opened.read_row_groups(groups, columns=_COLUMNS))
-    return _grouped(pa.concat_tables(tables))
+        rows = opened.read_row_groups(groups, columns=["stack", "value"])
+        tables.append(rows.group_by("stack").aggregate([("value", "sum")]))
+    return sum(each.num_rows for each in tables)
 
 
 def _arrow_dataset(files: list[Path], service: str, kind: str) -> int:
     chosen = (ds.field("service_name") == service) & (ds.field("profile_type") == kind)
-    return _grouped(ds.dataset(files).to_table(columns=_COLUMNS, filter=chosen))
-
-
-def _grouped(table: pa.Table) -> int:
-    return int(table.group_by("stack_id").aggregate([("value", "sum")]).num_rows)
+    keys = ["__filename" if each == "filename" else each for each in _keys(files)]
+    rows = ds.dataset(files).scanner(columns=[*keys, "value"], filter=chosen).to_table()
+    return int(rows.group_by(keys).aggregate([("value", "sum")]).num_rows)
 
 
 def _duckdb(files: list[Path], service: str, kind: str) -> int:
     connection = duckdb.connect(config={"threads": 2})
+    keys = ", ".join(_keys(files))
     found = connection.execute(
-        "SELECT stack_id, SUM(value) FROM read_parquet($files) "
-        "WHERE service_name = $service AND profile_type = $kind GROUP BY stack_id",
+        f"SELECT {keys}, SUM(value) FROM read_parquet($files) "
+        f"WHERE service_name = $service AND profile_type = $kind GROUP BY {keys}",
         {"files": [str(each) for each in files], "service": service, "kind": kind},
     ).fetchnumpy()
     connection.close()
-    return len(found["stack_id"])
+    return len(next(iter(found.values())))
 
 
 def _polars(files: list[Path], service: str, kind: str) -> int:
     pl = importlib.import_module("polars")
-    rows = pl.scan_parquet(files).filter(
+    rows = pl.scan_parquet(files, include_file_paths="filename").filter(
         (pl.col("service_name") == service) & (pl.col("profile_type") == kind)
     )
-    return len(rows.group_by("stack_id").agg(pl.col("value").sum()).collect())
+    return len(rows.group_by(_keys(files)).agg(pl.col("value").sum()).collect())
+
+
+def _keys(files: Sequence[Path]) -> list[str]:
+    """Give the columns that tell stacks apart: plain files have ids, blocks have numbers."""
+    plain = "stack_id" in pq.read_schema(files[0]).names
+    return ["stack_id"] if plain else ["filename", "stack"]

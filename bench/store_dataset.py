@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from model_symbols import service_name
-from model_workload import HOUR_MS, TYPES, Shape, Workload
+from model_workload import HOUR_MS, TYPES, Shape, Workload, series_labels
 from store_feed import SLOT_MS, Costs, Fleet, compact, feed_hour, open_store, parts
 
 MANIFEST = "model.json"
@@ -75,6 +75,11 @@ class Dataset:
     def service(self) -> str:
         """The service that is asked for."""
         return service_name(0)
+
+    @property
+    def pod(self) -> str:
+        """One of its pods."""
+        return series_labels(0, 0)["pod"]
 
     @property
     def store(self) -> Path:

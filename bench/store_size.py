@@ -30,11 +30,11 @@ from model_workload import HOUR_MS, Shape, Workload
 from store_feed import TABLES, Costs, compact, feed_hour, open_store, table_bytes
 
 from flamewell_collector.model import DecodedBatch
-from flamewell_collector.store.schema import SAMPLES
+from flamewell_collector.store.schema import BATCH_SAMPLES
 
 FIRST_MS = 1_767_225_600_000  # 2026-01-01
 GROUP_ROWS = 1_000_000
-SORTED_BY = [(name, "ascending") for name in SAMPLES.names[:4]]
+SORTED_BY = [(name, "ascending") for name in BATCH_SAMPLES.names[:4]]
 
 
 def store_figures(folder: Path, workload: Workload, hours: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flamewell_collector.store.schema import PROFILES, SAMPLES, SERIES
+from flamewell_collector.store.schema import BATCH_SAMPLES, PROFILES, SERIES
 
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
@@ -85,10 +85,10 @@ def profile_table(columns: ProfileColumns) -> pa.Table:
 
 
 def sample_table(profiles: pa.Table, samples: SampleColumns) -> pa.Table:
-    """Make SAMPLES: each row repeats its profile's first four columns."""
-    table = profiles.select(SAMPLES.names[:4]).take(pa.array(samples.profile))
+    """Make BATCH_SAMPLES: each row repeats its profile's first four columns."""
+    table = profiles.select(BATCH_SAMPLES.names[:4]).take(pa.array(samples.profile))
     table = table.append_column("stack_id", pa.array(samples.stack_id.view(np.int64)))
-    return table.append_column("value", pa.array(samples.value)).cast(SAMPLES)
+    return table.append_column("value", pa.array(samples.value)).cast(BATCH_SAMPLES)
 
 
 def series_table(series: Mapping[int, Mapping[str, str]]) -> pa.Table:

@@ -21,8 +21,8 @@ class DecodedBatch:
         batch_ids: What deduplication remembers once the batch is durable.
         series: SERIES: series_id, service_name, labels.
         profiles: PROFILES: one row a profile (its total), for time lines without stacks.
-        samples: SAMPLES: one row a (profile, stack).
-        stacks: STACKS: a prefix tree with node numbers local to this batch.
+        samples: BATCH_SAMPLES: one row a (profile, stack).
+        stacks: BATCH_STACKS: a prefix tree with node numbers local to this batch.
         frames: BATCH_FRAMES: frame numbers local to this batch.
         epoch: Stacks that the log file of this number has already are left out; None where all
             are there.

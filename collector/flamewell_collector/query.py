@@ -9,17 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from flamewell_collector.engine import Columns, Engine, Scan, Sums, statements
+from flamewell_collector.engine import Engine, Scan, ServiceSums, StackSums, Sums, statements
 from flamewell_collector.engine.grid import (
-    BUCKET_MS,
     amounts_grid,
     averages,
-    minutes_with_data,
     rates,
     readings_grid,
 )
@@ -69,12 +67,12 @@ class Query:
 
     def merge(self, selection: Selection) -> StackTree:
         """Merge all profiles of a selection: deltas are summed, gauges averaged over time."""
-        merge_stacks = self._average_stacks if _is_gauge(selection) else self._sum_stacks
+        gauge = _is_gauge(selection)
         with self._timed("merge"):
             while True:
                 damaged = self._storage.set_aside_count
                 with self._rows(selection, samples=True) as (snapshot, scan):
-                    tree = _tree(snapshot, scan, merge_stacks(scan))
+                    tree = _tree(self._engine.sum_stacks(scan, snapshot.stacks, gauge=gauge))
                 if self._storage.set_aside_count == damaged:
                     return tree
                 # Values that stand on no stack, or sums whose raw rows are still there: once more.
@@ -138,24 +136,6 @@ class Query:
         """Read the clock."""
         return self._clock()
 
-    def _sum_stacks(self, scan: Scan) -> _Merged:
-        if len(scan.services or ()) == 1:
-            rows = self._engine.run(statements.STACK_SUMS, scan)
-            service = np.zeros(len(rows["stack_id"]), np.int64)
-            return _Merged(service, rows["stack_id"], rows["value"])
-        rows = self._engine.run(statements.SERVICE_STACK_SUMS, scan)
-        order = np.argsort(rows["service"], kind="stable")
-        return _Merged(rows["service"][order], rows["stack_id"][order], rows["value"][order])
-
-    def _average_stacks(self, scan: Scan) -> _Merged:
-        """Average each series in each bucket, sum the series, average the buckets with data."""
-        rows = self._engine.run(statements.STACK_READINGS, scan, bucket_ms=BUCKET_MS)
-        buckets = len(self._engine.run(statements.BUCKETS, scan, bucket_ms=BUCKET_MS)["bucket"])
-        if scan.sums:
-            slots = self._engine.run(statements.SLOT_MINUTES, scan)
-            buckets += minutes_with_data(slots)
-        return _weighted(rows, buckets)
-
     def _active_series(self, snapshot: Snapshot, scan: Scan) -> list[Series]:
         rows = self._engine.run(statements.ACTIVE_SERIES, scan)
         found = (snapshot.series.get(series_id) for series_id in rows["series_id"].tolist())
@@ -182,7 +162,8 @@ class Query:
         index = self._storage.series(tenant)
         chosen = index.select(selection.matchers)
         services = tuple(sorted({service_of(each) for each in chosen}))
-        by_service = all(matcher.name == "service_name" for matcher in selection.matchers)
+        # All series of these services, whatever the labels were: as good as their names alone.
+        whole = len(chosen) == index.count(services)
         everything = not selection.matchers
         with self._storage.snapshot(
             tenant, start_ms, end_ms, services=(None if everything else services) if samples else ()
@@ -193,7 +174,7 @@ class Query:
                 start_ms,
                 end_ms,
                 gauge=gauge,
-                sums_do=samples and by_service,
+                sums_do=samples and whole,
             )
             ids = (each.series_id for each in chosen)
             yield (
@@ -207,7 +188,7 @@ class Query:
                     type_ids=(selection.type_id,) if selection.type_id else (),
                     services=services,
                     every_service=everything,
-                    series_ids=None if by_service else np.fromiter(ids, np.int64, len(chosen)),
+                    series_ids=None if whole else np.fromiter(ids, np.int64, len(chosen)),
                     sums=_sums(snapshot, plan.sums),
                     totals=_sums(snapshot, plan.totals),
                 ),
@@ -222,34 +203,33 @@ class Query:
             self._observe(name, time.perf_counter() - begin)
 
 
-@dataclass(frozen=True, slots=True)
-class _Merged:
-    """Values of stacks; equal services stand together. Shape (n,).
+def _tree(sums: StackSums) -> StackTree:
+    """Put the values of all services on one tree."""
+    values = [_values(each, sums.buckets) for each in sums.services]
+    if not values:
+        return PrefixTree.empty().with_values(np.zeros(1, np.int64))
+    if len(values) == 1:
+        return sums.services[0].tree.with_values(values[0])
+    trees, ids, found = [], [], []
+    for each, mine in zip(sums.services, values, strict=True):
+        nodes = np.flatnonzero(mine)
+        ids.append(each.tree.path[nodes])
+        found.append(mine[nodes])
+        trees.append(each.tree.restricted(ids[-1]))
+    return PrefixTree.merged(trees).tree(np.concatenate(ids), np.concatenate(found))
 
-    Attributes:
-        service: Number among the scan's services, ascending.
-        stack_id: Of each.
-        value: In the type's unit.
+
+def _values(sums: ServiceSums, buckets: int) -> npt.NDArray[np.int64]:
+    """Average gauges: each series in each bucket, sum the series, average buckets with data.
+
+    Sums are exact by readings, and added up in one order, so that the answer is always the same.
     """
-
-    service: npt.NDArray[np.int64]
-    stack_id: npt.NDArray[np.int64]
-    value: npt.NDArray[np.int64]
-
-
-def _tree(snapshot: Snapshot, scan: Scan, merged: _Merged) -> StackTree:
-    """Put values on the stacks of their services."""
-    services = scan.services or ()
-    blocks = (*scan.blocks, *(each.block for each in scan.sums))
-    bounds = np.searchsorted(merged.service, np.arange(len(services) + 1)).tolist()
-    trees = []
-    for name, first, last in zip(services, bounds, bounds[1:], strict=False):
-        if first < last:
-            tree = snapshot.tree(name, blocks)
-            if last - first == len(merged.service):
-                return tree.whole_tree(merged.stack_id, merged.value)
-            trees.append(tree.restricted(merged.stack_id[first:last]))
-    return PrefixTree.merged(trees).tree(merged.stack_id, merged.value)
+    if set(sums.by_readings) == {1} and buckets == 1:
+        return sums.by_readings[1]
+    total = np.zeros(len(sums.tree))
+    for readings, values in sorted(sums.by_readings.items()):
+        total += values / readings
+    return np.rint(total / max(1, buckets)).astype(np.int64)
 
 
 def _sums(snapshot: Snapshot, found: Iterable[RolledUp]) -> tuple[Sums, ...]:
@@ -258,16 +238,3 @@ def _sums(snapshot: Snapshot, found: Iterable[RolledUp]) -> tuple[Sums, ...]:
 
 def _is_gauge(selection: Selection) -> bool:
     return profile_types.parse_id(selection.type_id).kind == "gauge"
-
-
-def _weighted(rows: Columns, buckets: int) -> _Merged:
-    """Add up each stack's sums over their readings; rows come sorted, so always in one order."""
-    service, stack_id = rows["service"], rows["stack_id"]
-    if not len(stack_id):
-        return _Merged(service, stack_id, np.zeros(0, np.int64))
-    new = np.ones(len(stack_id), dtype=bool)
-    new[1:] = (service[1:] != service[:-1]) | (stack_id[1:] != stack_id[:-1])
-    first = np.flatnonzero(new)
-    sums = np.add.reduceat(rows["value"] / rows["readings"], first)
-    values = np.rint(sums / max(1, buckets)).astype(np.int64)
-    return _Merged(service[first], stack_id[first], values)

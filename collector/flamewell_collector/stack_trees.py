@@ -1,4 +1,4 @@
-"""Prefix trees of stacks, a service at a time: the STACKS and FRAMES tables of a batch."""
+"""Prefix trees of stacks, a service at a time: the BATCH_STACKS and FRAMES tables of a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from flamewell_collector.stack_columns import Paths, Stacks
 from flamewell_collector.store.key_table import KeyTable
-from flamewell_collector.store.schema import STACKS
+from flamewell_collector.store.schema import BATCH_STACKS
 
 Bools = npt.NDArray[np.bool_]
 Int32s = npt.NDArray[np.int32]
@@ -38,7 +38,7 @@ class _Nodes:
 
 
 class TreeBuilder:
-    """Makes the STACKS and FRAMES tables of a batch.
+    """Makes the BATCH_STACKS and FRAMES tables of a batch.
 
     Attributes:
         nodes: How many there are so far, without roots.
@@ -66,7 +66,7 @@ class TreeBuilder:
         return tree.refused
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        """Give STACKS and FRAMES."""
+        """Give BATCH_STACKS and FRAMES."""
         rows = np.concatenate(
             [np.zeros(0, dtype=np.int64), *(nodes.row for _, nodes in self._services)]
         )
@@ -76,7 +76,7 @@ class TreeBuilder:
         for service, nodes in self._services:
             parts.append(_table(service, nodes, number, first=first))
             first += len(nodes.path) + 1
-        stacks = pa.concat_tables(parts) if parts else STACKS.empty_table()
+        stacks = pa.concat_tables(parts) if parts else BATCH_STACKS.empty_table()
         return stacks, self._stacks.frame_table(distinct)
 
 
@@ -156,5 +156,5 @@ def _table(service: str, nodes: _Nodes, frame_number: Int32s, *, first: int) -> 
                 mask=unmarked,
             ),
         },
-        schema=STACKS,
+        schema=BATCH_STACKS,
     )

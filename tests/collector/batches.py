@@ -12,7 +12,13 @@ from flamewell_collector.model import DecodedBatch, StackTree
 from flamewell_collector.store.hashing import frame_hash, label_set_hash, stack_hash
 from flamewell_collector.store.head_stacks import HeadStacks
 from flamewell_collector.store.prefix_tree import PrefixTree
-from flamewell_collector.store.schema import BATCH_FRAMES, PROFILES, SAMPLES, SERIES, STACKS
+from flamewell_collector.store.schema import (
+    BATCH_FRAMES,
+    BATCH_SAMPLES,
+    BATCH_STACKS,
+    PROFILES,
+    SERIES,
+)
 from flamewell_wire.profile_types import CPU
 
 Stack = tuple[str, ...]
@@ -62,7 +68,7 @@ class _Symbols:
                 }
                 for stack, node in mine.items()
             ]
-        return pa.Table.from_pylist(rows, schema=STACKS), frame_rows(self.frames)
+        return pa.Table.from_pylist(rows, schema=BATCH_STACKS), frame_rows(self.frames)
 
 
 def frame_rows(names: Iterable[str]) -> pa.Table:
@@ -119,7 +125,7 @@ def batch(profiles: Iterable[P], *, batch_id: str, tenant: str = TENANT) -> Deco
         batch_ids=(batch_id,),
         series=pa.Table.from_pylist(list(series.values()), schema=SERIES),
         profiles=pa.Table.from_pylist(profile_rows, schema=PROFILES),
-        samples=pa.Table.from_pylist(sample_rows, schema=SAMPLES),
+        samples=pa.Table.from_pylist(sample_rows, schema=BATCH_SAMPLES),
         stacks=stacks,
         frames=frames,
     )

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pytest
 from collector.batches import TENANT, P, batch
 
+from flamewell_collector import query
 from flamewell_collector.model import DecodedBatch
+from flamewell_collector.store.plan import Plan, make_plan
 from flamewell_collector.store.prefix_tree import PrefixTree
 from flamewell_collector.store.reader import read_table
-from flamewell_collector.store.schema import PROFILES, SAMPLES
+from flamewell_collector.store.schema import BATCH_SAMPLES, PROFILES, SAMPLES, STACKS
 from flamewell_collector.store.storage import Snapshot, Storage
 
 HOUR_MS = 3_600_000
@@ -33,15 +39,39 @@ def cpu_batch(number: int, *, time_ms: int = NOON_MS, tenant: str = TENANT) -> D
 def all_rows(snapshot: Snapshot) -> tuple[pa.Table, pa.Table]:
     blocks = raw_folders(snapshot)
     profiles = [read_table(each / "profiles.parquet", PROFILES) for each in blocks]
-    samples = [read_table(each / "samples.parquet", SAMPLES) for each in blocks]
+    samples = [samples_of(each) for each in blocks]
     return (
         pa.concat_tables([*profiles, snapshot.head_profiles]),
         pa.concat_tables([*samples, snapshot.head_samples]),
     )
 
 
+def samples_of(block: Path) -> pa.Table:
+    """A block's samples with the ids of their stacks, as they came."""
+    samples = read_table(block / "samples.parquet", SAMPLES)
+    rows = read_table(block / "stacks.parquet", STACKS).to_pylist()
+    ids = {(row["service_name"], row["stack"]): row["stack_id"] for row in rows}
+    numbers = zip(
+        samples.column("service_name").to_pylist(), samples.column("stack").to_pylist(), strict=True
+    )
+    found = pa.array([ids[each] for each in numbers], pa.int64())
+    return samples.set_column(4, BATCH_SAMPLES.field("stack_id"), found).drop_columns("block_id")
+
+
 def raw_folders(snapshot: Snapshot) -> list[Path]:
     return [snapshot.data_dir / each.path for each in snapshot.stored.raw]
+
+
+@contextmanager
+def from_raw_rows() -> Iterator[None]:
+    """Let questions read each row as it came, although there are sums of it."""
+
+    def without_sums(*arguments: Any, **options: Any) -> Plan:
+        return make_plan(*arguments, **{**options, "sums_do": False})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(query, "make_plan", without_sums)
+        yield
 
 
 def totals(storage: Storage, *, tenant: str = TENANT) -> Counter[int]:
@@ -57,7 +87,7 @@ def by_function(storage: Storage, *, tenant: str = TENANT) -> dict[str, int]:
     with storage.snapshot(tenant, 0, FOREVER_MS, services=None) as snapshot:
         _, samples = all_rows(snapshot)
         services = samples.column("service_name").unique().to_pylist()
-        trees = [snapshot.tree(each, raw_folders(snapshot)) for each in services]
+        trees = [snapshot.stacks(each, raw_folders(snapshot)).tree for each in services]
         tree = PrefixTree.merged(trees).tree(
             samples.column("stack_id").to_numpy(), samples.column("value").to_numpy()
         )

@@ -91,7 +91,7 @@ def test_replaced_blocks_stay_while_a_snapshot_reads_them(
     ):
         storage.maintain(LATER_MS)
         assert raw_folders(first) == raw_folders(second)
-        assert len(first.tree("payments", raw_folders(first))) == 8
+        assert len(first.stacks("payments", raw_folders(first)).tree) == 8
         assert len(block_folders(tmp_path / "data")) == 3
         assert totals(storage) == expected(6)
     assert len(block_folders(tmp_path / "data")) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import pytest
 from collector.batches import TENANT, P, batch
 from collector.stored import raw_folders
 
-from flamewell_collector.engine import Columns, Scan, Statement, statements
+from flamewell_collector.engine import Scan, Statement, statements
 from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions, _interrupted_after
 from flamewell_collector.errors import Overloaded, QueryTimeoutError, StorageError
-from flamewell_collector.store.schema import PROFILES, SAMPLES
+from flamewell_collector.store.schema import BATCH_SAMPLES, PROFILES
+from flamewell_collector.store.stack_cache import ServiceStacks, StackCache
 from flamewell_collector.store.storage import Storage, StorageOptions
 from flamewell_wire.profile_types import CPU
 
@@ -53,7 +54,7 @@ def scan(*blocks: Path, **changes: object) -> Scan:
         **{
             "blocks": blocks,
             "head_profiles": PROFILES.empty_table(),
-            "head_samples": SAMPLES.empty_table(),
+            "head_samples": BATCH_SAMPLES.empty_table(),
             "start_ms": 0,
             "end_ms": 2**60,
             **changes,
@@ -65,7 +66,7 @@ def test_a_long_query_is_stopped_and_the_engine_goes_on(make_engine: MakeEngine)
     engine = make_engine(timeout_seconds=0.2)
     with pytest.raises(QueryTimeoutError, match=r"longer than 0\.2 s"):
         engine.run(ENDLESS, scan())
-    assert len(engine.run(statements.STACK_SUMS, scan())["stack_id"]) == 0
+    assert len(engine.run(statements.ACTIVE_SERIES, scan())["series_id"]) == 0
 
 
 class Interrupted:
@@ -95,7 +96,7 @@ def test_a_hungry_query_fails_alone(make_engine: MakeEngine) -> None:
     engine = make_engine(timeout_seconds=60)
     with pytest.raises(Overloaded, match="query_memory_bytes"):
         engine.run(HUNGRY, scan())
-    assert len(engine.run(statements.STACK_SUMS, scan())["stack_id"]) == 0
+    assert len(engine.run(statements.ACTIVE_SERIES, scan())["series_id"]) == 0
 
 
 def test_no_block_is_blamed_for_a_query_that_fails_by_itself(
@@ -127,28 +128,30 @@ def test_it_reads_no_environment_and_installs_nothing(
     assert list(home.iterdir()) == []
 
 
-def test_row_groups_of_other_services_are_not_read(make_engine: MakeEngine, tmp_path: Path) -> None:
-    block = write_block(tmp_path)
-    engine = make_engine()
-    plan = explain(engine, scan(block, services=("s3",), type_ids=(CPU.id,)))
-    assert "Row Groups Scanned: 1 / 20" in plan
-
-
 def test_many_threads_at_once(make_engine: MakeEngine, tmp_path: Path) -> None:
     block = write_block(tmp_path)
     engine = make_engine(threads=2)
+    cache = StackCache(1 << 20)
     begin = threading.Barrier(8)
 
-    def ask(number: int) -> Columns:
+    def stacks_of(service: str, blocks: Sequence[Path]) -> ServiceStacks:
+        return cache.stacks(TENANT, service, blocks=blocks, report_damage=unexpected)
+
+    def ask(number: int) -> int:
         begin.wait()
-        found: Columns = {}
+        total = 0
         for _ in range(5):
-            found = engine.run(statements.STACK_SUMS, scan(block, services=(f"s{number}",)))
-        return found
+            wanted = scan(block, services=(f"s{number}",), type_ids=(CPU.id,))
+            (sums,) = engine.sum_stacks(wanted, stacks_of, gauge=False).services
+            total += int(sums.by_readings[1].sum())
+        return total
 
     with ThreadPoolExecutor(8) as pool:
-        for number, found in enumerate(pool.map(ask, range(8))):
-            assert found["value"].tolist() == [number + 1]
+        assert list(pool.map(ask, range(8))) == [5 * (number + 1) for number in range(8)]
+
+
+def unexpected(block: Path, reason: str) -> None:
+    raise AssertionError(f"{block}: {reason}")
 
 
 def write_block(folder: Path) -> Path:
@@ -161,15 +164,3 @@ def write_block(folder: Path) -> Path:
         (block,) = raw_folders(snapshot)
     storage.close()
     return block
-
-
-def explain(engine: DuckDBEngine, wanted: Scan) -> str:
-    from flamewell_collector.engine.duckdb import _compose
-
-    sql, values = _compose(statements.STACK_SUMS, wanted)
-    cursor = engine._connection.cursor()
-    try:
-        cursor.register("head_samples", wanted.head_samples)
-        return cursor.execute(f"EXPLAIN ANALYZE {sql}", values).fetchall()[0][1]
-    finally:
-        cursor.close()

@@ -15,7 +15,7 @@ from flamewell_collector.store.head_stacks import HeadStacks
 from flamewell_collector.store.prefix_tree import PrefixTree
 from flamewell_collector.store.reader import BlockReader
 from flamewell_collector.store.schema import FRAMES, STACKS
-from flamewell_collector.store.stack_rows import StackRows
+from flamewell_collector.store.stack_numbers import StackNumbers, StackRows
 
 STACK = st.lists(st.sampled_from("abcdef"), min_size=0, max_size=7).map(" ".join)
 AMOUNTS = st.dictionaries(STACK, st.integers(1, 10**12), max_size=25)
@@ -50,25 +50,37 @@ def test_a_tree_has_just_the_stacks_that_were_put_on_it(
 @given(amounts=AMOUNTS, chosen=st.sets(st.integers(0, 24)))
 def test_rows_of_a_block_give_the_same_stacks(amounts: dict[str, int], chosen: set[int]) -> None:
     some = {text: amounts[text] for at, text in enumerate(amounts) if at in chosen}
-    rows = StackRows()
-    rows.use(columns({"x y": 1})[0])
-    other_stacks, other_frames = rows.end_service("another", tree_of({"x y": 1}))
-    rows.use(columns(some)[0])
-    stacks, frames = rows.end_service("s", tree_of(amounts))
-    assert (stacks.schema, frames.schema) == (STACKS, FRAMES)
-    first = other_stacks.num_rows
+    tree = tree_of(amounts)
+    numbers = StackNumbers(tree)
+    numbered = numbers.of(tree.find(columns(some)[0]))
+    first, first_frame = 3, 2
+    rows = StackRows.of("s", numbers).after(first, first_frame)
+    stacks, frames = rows.stacks, rows.frames
+    assert (stacks.schema, frames.schema) == (STACKS.remove(6), FRAMES.remove(6))
     assert stacks.column("node").to_pylist() == list(range(first, first + stacks.num_rows))
     assert frames.column("frame").to_pylist() == list(
-        range(other_frames.num_rows, other_frames.num_rows + frames.num_rows)
+        range(first_frame, first_frame + frames.num_rows)
     )
     parents = stacks.column("parent").to_pylist()
     assert all(up < first + at for at, up in enumerate(parents))
     ends = set(stacks.column("stack_id").drop_null().to_pylist())
     assert ends == {0, *columns(some)[0].tolist()}
+    number_of = dict(zip(stacks["stack"].to_pylist(), stacks["stack_id"].to_pylist(), strict=True))
+    assert [number_of[each] for each in numbered.tolist()] == columns(some)[0].tolist()
+    assert sorted(numbered.tolist()) == list(range(len(some)))
     parent = np.array([max(each - first, -1) for each in parents], dtype=np.int32)
-    frame = stacks.column("frame").to_numpy() - other_frames.num_rows
-    again = PrefixTree.built(parent, frame.astype(np.int32), frames)
+    frame = stacks.column("frame").to_numpy() - first_frame
+    again, place = PrefixTree.built(parent, frame.astype(np.int32), frames)
+    assert sorted(place.tolist()) == list(range(len(parent)))
     assert as_stacks(again.tree(*columns(some))) == some
+
+
+def test_stacks_that_come_often_have_small_numbers() -> None:
+    numbers = StackNumbers(tree_of({"a": 1, "b": 1, "c": 1, "d": 1}))
+    a, b, c, d = numbers.tree.find(columns({"a": 1, "b": 1, "c": 1, "d": 1})[0]).tolist()
+    assert numbers.of(np.array([b, a, b, c, c, c])).tolist() == [1, 2, 1, 0, 0, 0]
+    assert numbers.of(np.array([d, d, a])).tolist() == [3, 3, 2]
+    assert numbers.nodes.tolist() == [c, b, a, d]
 
 
 def test_each_node_of_a_block_is_followed_by_all_that_it_leads_to() -> None:
@@ -109,7 +121,8 @@ def test_numbers_outside_their_table_are_refused(parent: int, frame: int) -> Non
 def test_two_paths_with_one_id_leave_a_tree() -> None:
     """A sender can make sums that are equal; every node still has a caller before it."""
     frames = frame_rows("ab").set_column(1, "frame_id", pa.array([5, 7], pa.int64()))
-    deep = PrefixTree.built(np.array([-1, 0, 1], np.int32), np.array([-1, 0, 1], np.int32), frames)
+    chain = np.array([-1, 0, 1], np.int32)
+    deep, _ = PrefixTree.built(chain, chain, frames)
     forged = PrefixTree(
         deep.path[[0, 2]], np.array([-1, 0], np.int32), np.array([-1, 0], np.int32),
         depth=np.array([0, 1]), frames=deep.frames,
@@ -122,7 +135,7 @@ def test_two_paths_with_one_id_leave_a_tree() -> None:
 
 def test_a_block_that_is_not_there_is_named(tmp_path: Path) -> None:
     with BlockReader(tmp_path / "block=abc") as reader, pytest.raises(StorageError, match="abc"):
-        reader.tree("s")
+        reader.stacks("s")
 
 
 def test_threads_add_and_read_at_once() -> None:

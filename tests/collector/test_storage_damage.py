@@ -189,7 +189,7 @@ def test_set_aside_by_a_reader(open_storage: Open) -> None:
     with storage.snapshot("default", 0, 1 << 60) as snapshot:
         (block,) = raw_folders(snapshot)
         (block / "stacks.parquet").write_bytes(b"PAR1 this is none")
-        assert len(snapshot.tree("payments", [block])) == 1
+        assert len(snapshot.stacks("payments", [block]).tree) == 1
         assert storage.set_aside_count == 1
         storage.set_aside(block, "again")
     assert totals(storage) == {}

@@ -114,7 +114,7 @@ def test_every_flipped_bit_in_a_page_is_found(data: Path) -> None:
     ("table", "column", "change", "words"),
     [
         ("profiles", "total", lambda old: [*old[:-1], old[-1] + 1], "another total"),
-        ("samples", "stack_id", lambda old: [4711, *old[1:]], "stack that is not there"),
+        ("samples", "stack", lambda old: [*old[:-1], 4711], "stack that is not there"),
         ("samples", "time", lambda old: [each + 7 for each in old], "profile that is not there"),
         ("samples", "value", lambda old: old[::-1], "another total"),
         ("profiles", "time", lambda old: old[::-1], "not sorted"),

@@ -1,5 +1,13 @@
-"""Query engines: one SQL text a question, run by DuckDB over Parquet blocks and the Arrow head."""
+"""Query engines: SQL by DuckDB over profiles, sums of samples by NumPy, blocks and head alike."""
 
-from flamewell_collector.engine.scan import Columns, Engine, Scan, Statement, Sums
+from flamewell_collector.engine.scan import (
+    Columns,
+    Engine,
+    Scan,
+    ServiceSums,
+    StackSums,
+    Statement,
+    Sums,
+)
 
-__all__ = ["Columns", "Engine", "Scan", "Statement", "Sums"]
+__all__ = ["Columns", "Engine", "Scan", "ServiceSums", "StackSums", "Statement", "Sums"]

@@ -1,4 +1,8 @@
-"""The embedded engine: DuckDB over Parquet blocks and the Arrow tables of the head, in one SQL."""
+"""The embedded engine: DuckDB over Parquet blocks and the Arrow tables of the head.
+
+DuckDB answers what is asked of profiles; samples, which are a hundred times as many, are summed by
+stack_sums.py.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
-from flamewell_collector.engine.scan import Columns, Scan, Statement
+from flamewell_collector.engine import statements
+from flamewell_collector.engine.grid import BUCKET_MS, minutes_with_data
+from flamewell_collector.engine.scan import Columns, Scan, StacksOf, StackSums, Statement
+from flamewell_collector.engine.stack_sums import SeriesReadings, StackSummer
 from flamewell_collector.errors import Overloaded, QueryTimeoutError, StorageError
 from flamewell_collector.store.schema import TABLES
 
@@ -67,6 +75,11 @@ class DuckDBEngine:
         """
         self._options = options
         self._report_damage = report_damage
+        self._summer = StackSummer(
+            threads=options.threads,
+            timeout_seconds=options.timeout_seconds,
+            report_damage=report_damage,
+        )
         self._connection = duckdb.connect(
             ":memory:",
             config={
@@ -107,6 +120,22 @@ class DuckDBEngine:
                     self._report_damage(block, reason)
                 scan = scan.without(damaged)
 
+    def sum_stacks(self, scan: Scan, stacks_of: StacksOf, *, gauge: bool) -> StackSums:
+        """Sum the samples of a scan of one profile type by stack.
+
+        Raises:
+            QueryTimeoutError: It took longer than it may.
+        """
+        if not gauge:
+            return StackSums(tuple(self._summer.sums(scan, stacks_of, None)), 1)
+        found = self.run(statements.SERIES_READINGS, scan, bucket_ms=BUCKET_MS)
+        names = ("series_id", "bucket", "readings")
+        readings = SeriesReadings(BUCKET_MS, *(found[name] for name in names))
+        buckets = len(np.unique(readings.bucket))
+        if scan.sums:
+            buckets += minutes_with_data(self.run(statements.SLOT_MINUTES, scan))
+        return StackSums(tuple(self._summer.sums(scan, stacks_of, readings)), buckets)
+
     def close(self) -> None:
         """Free the engine's memory; nothing may run any more."""
         self._connection.close()
@@ -117,11 +146,8 @@ class DuckDBEngine:
         cursor = self._connection.cursor()
         try:
             cursor.register("head_profiles", scan.head_profiles)
-            cursor.register("head_samples", scan.head_samples)
             if scan.series_ids is not None:
                 cursor.register("wanted_series", pa.table({"series_id": scan.series_ids}))
-            if "wanted_services" in statement.sql:
-                cursor.register("wanted_services", numbered_services(scan))
             with _interrupted_after(cursor, self._options.timeout_seconds):
                 columns: dict[str, Any] = cursor.execute(sql, values).fetchnumpy()
         except duckdb.OutOfMemoryException as error:
@@ -154,17 +180,6 @@ class DuckDBEngine:
         return damaged
 
 
-def numbered_services(scan: Scan) -> pa.Table:
-    """Make the table that numbers a scan's services."""
-    names = list(scan.services or ())
-    return pa.table(
-        {
-            "service_name": pa.array(names, pa.string()),
-            "service": pa.array(range(len(names)), pa.int64()),
-        }
-    )
-
-
 def _compose(statement: Statement, scan: Scan) -> tuple[str, dict[str, Any]]:
     """Put the relations that a statement reads in front of it."""
     values: dict[str, Any] = {"scan_start_ms": scan.start_ms, "scan_end_ms": scan.end_ms}
@@ -185,13 +200,12 @@ def _sources(relation: str, scan: Scan, values: dict[str, Any]) -> Iterator[tupl
     """Give (columns, table or files, further condition) of what makes up a relation."""
     table = "profiles" if relation == "totals" else relation
     columns = ", ".join(TABLES[table].names)
-    if table in ("profiles", "samples"):
-        yield columns, f"head_{table}", ""
+    if table == "profiles":
+        yield columns, "head_profiles", ""
         if scan.blocks:
-            files = f"{table}_files"
-            values[files] = [str(block / f"{table}.parquet") for block in scan.blocks]
-            yield columns, f"read_parquet(${files}, hive_partitioning = false)", ""
-    if relation in ("profiles", "samples"):
+            values["files"] = [str(block / "profiles.parquet") for block in scan.blocks]
+            yield columns, "read_parquet($files, hive_partitioning = false)", ""
+    if relation == "profiles":
         return
     alike: dict[tuple[tuple[int, int], ...], list[Path]] = defaultdict(list)
     for each in scan.totals if relation == "totals" else scan.sums:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from flamewell_collector.store.prefix_tree import PrefixTree
+from flamewell_collector.store.stack_cache import ServiceStacks
 
 Columns = Mapping[str, npt.NDArray[Any]]
 """A result: equally long arrays by column name."""
@@ -35,7 +38,7 @@ class Scan:
     Attributes:
         blocks: Folders of raw blocks.
         head_profiles: PROFILES rows that are in no block yet.
-        head_samples: SAMPLES rows that are in no block yet.
+        head_samples: BATCH_SAMPLES rows that are in no block yet.
         start_ms: First time that counts.
         end_ms: First time that does not count any more.
         type_ids: Profile types; empty for all.
@@ -58,6 +61,10 @@ class Scan:
     sums: tuple[Sums, ...] = ()
     totals: tuple[Sums, ...] = ()
 
+    def sample_folders(self) -> list[Path]:
+        """Give the folders of the blocks whose samples, or sums of them, count."""
+        return [*self.blocks, *(each.block for each in self.sums)]
+
     def folders(self) -> list[Path]:
         """Give the folders of all blocks, each once."""
         rolled_up = (each.block for each in (*self.sums, *self.totals))
@@ -78,20 +85,59 @@ class Statement:
     """One question in SQL.
 
     Attributes:
-        reads: Relations that hold the scan's rows and no others: ``profiles`` and ``samples`` as
-            they came, ``rollups`` and ``slots`` of its sums, ``totals``: profiles and what counts
-            in their place.
-        sql: The text; ``$name`` stands for a parameter. ``wanted_services`` (service_name, service)
-            numbers the scan's services in their order.
+        reads: Relations that hold the scan's rows and no others: ``profiles`` as they came,
+            ``slots`` of its sums, ``totals``: profiles and what counts in their place.
+        sql: The text; ``$name`` stands for a parameter.
     """
 
     reads: tuple[str, ...]
     sql: str
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceSums:
+    """Values of one service by the nodes of its tree.
+
+    Attributes:
+        tree: Its stacks.
+        by_readings: Readings a minute of the series that were summed up (1 for deltas) → sums,
+            int64, shape (nodes,).
+    """
+
+    tree: PrefixTree
+    by_readings: Mapping[int, npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class StackSums:
+    """Values of a scan by service.
+
+    Attributes:
+        services: Those that have any, in the scan's order.
+        buckets: Of gauges: how many minutes have a reading; 1 for deltas.
+    """
+
+    services: tuple[ServiceSums, ...]
+    buckets: int
+
+
+StacksOf = Callable[[str, Sequence[Path]], ServiceStacks]
+"""Gives the stacks of a service in some blocks, and in memory."""
+
+
 class Engine(Protocol):
-    """Runs statements."""
+    """Answers questions about scans."""
 
     def run(self, statement: Statement, scan: Scan, **parameters: int) -> Columns:
         """Give the statement's result over the rows of the scan."""
+        ...
+
+    def sum_stacks(self, scan: Scan, stacks_of: StacksOf, *, gauge: bool) -> StackSums:
+        """Sum the samples of a scan of one profile type by stack.
+
+        Args:
+            scan: The rows.
+            stacks_of: Gives their stacks.
+            gauge: Keep values apart by how often their series was read in the minute.
+        """
         ...

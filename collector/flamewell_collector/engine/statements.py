@@ -10,55 +10,14 @@ from typing import Final
 
 from flamewell_collector.engine.scan import Statement
 
-STACK_SUMS: Final = Statement(
-    reads=("samples", "rollups"),
-    sql="""
-    SELECT stack_id, SUM_INT64(value) AS value FROM (
-        SELECT stack_id, value FROM samples UNION ALL SELECT stack_id, value FROM rollups
-    ) AS found GROUP BY stack_id""",
-)
-"""Deltas of one service: stack_id, value."""
-
-SERVICE_STACK_SUMS: Final = Statement(
-    reads=("samples", "rollups"),
-    sql="""
-    SELECT service, stack_id, value FROM (
-        SELECT service_name, stack_id, SUM_INT64(value) AS value FROM (
-            SELECT service_name, stack_id, value FROM samples
-            UNION ALL SELECT service_name, stack_id, value FROM rollups
-        ) AS found GROUP BY service_name, stack_id
-    ) AS sums JOIN wanted_services USING (service_name)""",
-)
-"""Deltas: service, stack_id, value."""
-
-STACK_READINGS: Final = Statement(
-    reads=("profiles", "samples", "rollups"),
-    sql="""
-    WITH readings AS (
-        SELECT DISTINCT series_id, time, time // $bucket_ms AS bucket FROM profiles
-    ), counted AS (
-        SELECT series_id, time, COUNT(*) OVER (PARTITION BY series_id, bucket) AS readings
-        FROM readings
-    ), found AS (
-        SELECT service_name, stack_id, readings, value
-        FROM samples JOIN counted USING (series_id, time)
-        UNION ALL SELECT service_name, stack_id, readings, value FROM rollups
-    ), sums AS (
-        SELECT service_name, stack_id, readings, SUM_INT64(value) AS value
-        FROM found GROUP BY service_name, stack_id, readings
-    )
-    SELECT service, stack_id, readings, value FROM sums JOIN wanted_services USING (service_name)
-    ORDER BY service, stack_id, readings""",
-)
-"""Gauges: service, stack_id, readings, value. ``value`` sums the rows whose series had ``readings``
-readings in the bucket; the average over time is the sum of value / readings, over buckets with
-data. Kept apart by ``readings`` so that the sums are exact, whatever order they were made in."""
-
-BUCKETS: Final = Statement(
+SERIES_READINGS: Final = Statement(
     reads=("profiles",),
-    sql="SELECT DISTINCT time // $bucket_ms AS bucket FROM profiles",
+    sql="""
+    SELECT series_id, bucket, COUNT(*) AS readings FROM (
+        SELECT DISTINCT series_id, time, time // $bucket_ms AS bucket FROM profiles
+    ) AS found GROUP BY series_id, bucket ORDER BY series_id, bucket""",
 )
-"""Of gauges: buckets with data in raw rows."""
+"""Gauges: how often each series was read in each bucket with a reading, in raw rows."""
 
 SLOT_MINUTES: Final = Statement(
     reads=("slots",),

@@ -12,17 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from flamewell_collector.errors import StorageError
 from flamewell_collector.store import rollups
 from flamewell_collector.store.catalog import Block, RollupHour
 from flamewell_collector.store.prefix_tree import PrefixTree
-from flamewell_collector.store.reader import BlockReader, equal_to
+from flamewell_collector.store.reader import BlockReader, BlockStacks, equal_to, nodes_of
 from flamewell_collector.store.sample_rows import SampleRows, int64s
 from flamewell_collector.store.schema import PROFILES
+from flamewell_collector.store.stack_numbers import StackNumbers, StackRows
 from flamewell_collector.store.tiers import (
     DAY_MS,
     HOUR_MS,
@@ -33,6 +36,8 @@ from flamewell_collector.store.tiers import (
 )
 from flamewell_collector.store.writer import BlockDraft, BlockWriter, Origin
 from flamewell_wire import profile_types
+
+Int32s = npt.NDArray[np.int32]
 
 _PROFILE_ORDER = [(name, "ascending") for name in ("profile_type", "time", "series_id")]
 
@@ -195,9 +200,20 @@ class _Source:
         except StorageError as error:
             raise DamagedBlock(self.block, str(error)) from error
 
-    def tree(self, service: str) -> PrefixTree:
+    def samples(self, service: str, kind: str, nodes: Int32s) -> SampleRows:
+        """Read samples; their stacks become nodes, given by number."""
+        rows = SampleRows.of(self.rows("samples", service, kind))
+        return rows.with_stack(self.nodes_of(nodes, rows.stack))
+
+    def nodes_of(self, nodes: Int32s, stack: npt.NDArray[np.integer]) -> Int32s:
         try:
-            return self.reader.tree(service)
+            return nodes_of(nodes, stack)
+        except StorageError as error:
+            raise DamagedBlock(self.block, str(error)) from error
+
+    def stacks(self, service: str) -> BlockStacks:
+        try:
+            return self.reader.stacks(service)
         except StorageError as error:
             raise DamagedBlock(self.block, str(error)) from error
 
@@ -214,12 +230,16 @@ def _compact_service(
     profiles = pa.concat_tables(each.rows("profiles", service) for each in sources)
     profiles = profiles.sort_by(_PROFILE_ORDER)
     series = _series(service, sources)
-    tree = PrefixTree.merged([each.tree(service) for each in sources])
+    tree, nodes = _merged_stacks(service, sources)
+    numbers = StackNumbers(tree)
     summed: dict[str, list[pa.Table]] = {tier: [] for tier in sums}
     for kind in sorted(profiles.column("profile_type").unique().to_pylist()):
-        parts = [SampleRows.of(each.rows("samples", service, kind)) for each in sources]
+        parts = [
+            each.samples(service, kind, mine) for each, mine in zip(sources, nodes, strict=True)
+        ]
         rows = SampleRows.joined(parts)
-        raw.add_samples(service, kind, rows.by_frequency())
+        rows = rows.with_stack(numbers.of(rows.stack)).by_stack()
+        raw.add_samples(service, kind, rows)
         mine = profiles.filter(equal_to(profiles.column("profile_type"), kind))
         gauge = profile_types.parse_id(kind).kind == "gauge"
         found = None
@@ -235,9 +255,17 @@ def _compact_service(
             if gauge:
                 sums[tier].add_slots(service, kind, rollups.minutes_with_data(mine, slot_ms))
             summed[tier].append(rollups.profile_sums(mine, slot_ms, gauge=gauge))
-    raw.end_service(profiles, series, tree)
+    stacks = StackRows.of(service, numbers)
+    raw.end_service(profiles, series, stacks)
     for tier, draft in sums.items():
-        draft.end_service(_concatenated(summed[tier]), series, tree)
+        draft.end_service(_concatenated(summed[tier]), series, stacks)
+
+
+def _merged_stacks(service: str, sources: Sequence[_Source]) -> tuple[PrefixTree, list[Int32s]]:
+    """Give the stacks of all sources, and for each source number → node."""
+    found = [each.stacks(service) for each in sources]
+    tree = PrefixTree.merged([each.tree for each in found])
+    return tree, [tree.moved(each.tree)[each.nodes] for each in found]
 
 
 def _join_sums(service: str, parts: Sequence[tuple[int, _Source]], draft: BlockDraft) -> None:
@@ -246,14 +274,35 @@ def _join_sums(service: str, parts: Sequence[tuple[int, _Source]], draft: BlockD
     profiles = pa.concat_tables(
         _within(each.rows("profiles", service), hour_ms) for hour_ms, each in parts
     ).sort_by(_PROFILE_ORDER)
+    tree, nodes = _merged_stacks(service, sources)
+    node_of = {id(each): mine for each, mine in zip(sources, nodes, strict=True)}
+    numbers = StackNumbers(tree)
     for kind in sorted(profiles.column("profile_type").unique().to_pylist()):
-        for table, add in (("rollups", draft.add_rollup), ("slots", draft.add_slots)):
-            read = {id(each): each.rows(table, service, kind) for each in sources}
-            found = pa.concat_tables(_within(read[id(each)], hour_ms) for hour_ms, each in parts)
-            add(service, kind, {name: int64s(found, name) for name in found.column_names[2:]})
+        sums, slots = [], []
+        read = {id(each): each.rows("rollups", service, kind) for each in sources}
+        minutes = {id(each): each.rows("slots", service, kind) for each in sources}
+        for hour_ms, each in parts:
+            found = _columns(_within(read[id(each)], hour_ms))
+            found["stack"] = each.nodes_of(node_of[id(each)], found["stack"])
+            sums.append(found)
+            slots.append(_columns(_within(minutes[id(each)], hour_ms)))
+        together = _behind(sums)
+        together["stack"] = numbers.of(together["stack"])
+        draft.add_rollup(service, kind, rollups.in_order(together))
+        draft.add_slots(service, kind, _behind(slots))
     if profiles.num_rows:
-        tree = PrefixTree.merged([each.tree(service) for each in sources])
-        draft.end_service(profiles, _series(service, sources), tree)
+        stacks = StackRows.of(service, numbers)
+        draft.end_service(profiles, _series(service, sources), stacks)
+
+
+def _columns(rows: pa.Table) -> dict[str, npt.NDArray[Any]]:
+    """Give the columns behind the names of service and type, without the block's."""
+    names = [each for each in rows.column_names[2:] if each != "block_id"]
+    return {name: rows.column(name).to_numpy() for name in names}
+
+
+def _behind(parts: Sequence[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    return {name: np.concatenate([each[name] for each in parts]) for name in parts[0]}
 
 
 def _unless(stopped: Callable[[], bool], services: Iterable[str]) -> Iterator[str]:

@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from flamewell_collector.store.catalog import Block
 from flamewell_collector.store.head import TenantHead, by_service
-from flamewell_collector.store.prefix_tree import PrefixTree
+from flamewell_collector.store.prefix_tree import PrefixTree, nodes_of_ids
 from flamewell_collector.store.sample_rows import SampleRows, by_hour_and_kind, int64s
 from flamewell_collector.store.series import SeriesIndex, series_table
+from flamewell_collector.store.stack_numbers import StackNumbers, StackRows
 from flamewell_collector.store.tiers import HOUR_MS
 from flamewell_collector.store.writer import BlockDraft, BlockWriter, Origin
 
@@ -65,18 +66,21 @@ def _write_service(
     profiles: dict[int, dict[str, pa.Table]],
     series: SeriesIndex,
 ) -> None:
+    tree = head.stacks.tree(service) or PrefixTree.empty()
     samples: dict[int, list[tuple[str, SampleRows]]] = defaultdict(list)
     if service in head.samples:
         table = head.samples[service].table()
-        for hour, kind, rows in by_hour_and_kind(table, HOUR_MS):
+        nodes = nodes_of_ids(tree, table.column("stack_id"))
+        for hour, kind, rows in by_hour_and_kind(table, nodes, HOUR_MS):
             samples[hour].append((kind, rows))
-    tree = head.stacks.tree(service) or PrefixTree.empty()
     for hour, draft in drafts.items():
         mine = profiles[hour].get(service)
         if mine is None:
             continue
+        numbers = StackNumbers(tree)
         for kind, rows in samples[hour]:
-            draft.add_samples(service, kind, rows)
+            draft.add_samples(service, kind, rows.with_stack(numbers.of(rows.stack)).by_stack())
         used = np.unique(int64s(mine, "series_id")).tolist()
         found = (series.get(each) for each in used)
-        draft.end_service(mine, series_table(each for each in found if each is not None), tree)
+        rows_of_series = series_table(each for each in found if each is not None)
+        draft.end_service(mine, rows_of_series, StackRows.of(service, numbers))

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from flamewell_collector.model import DecodedBatch, Series
 from flamewell_collector.store.head_stacks import HeadStacks
-from flamewell_collector.store.schema import PROFILES, SAMPLES
+from flamewell_collector.store.schema import BATCH_SAMPLES, PROFILES
 from flamewell_collector.store.tiers import HOUR_MS
 
 _CHUNKS = 64
@@ -51,7 +51,7 @@ class HeadView:
 
     Attributes:
         profiles: PROFILES.
-        samples: SAMPLES, of the services that were asked for.
+        samples: BATCH_SAMPLES, of the services that were asked for.
         stacks: At least those of the samples.
     """
 
@@ -77,7 +77,7 @@ class TenantHead:
         """Give the rows that are there now; samples of these services only, but for None."""
         names = self.samples if services is None else services
         samples = [self.samples[each].table() for each in names if each in self.samples]
-        return HeadView(self.profiles.table(), concatenated(samples, SAMPLES), self.stacks)
+        return HeadView(self.profiles.table(), concatenated(samples, BATCH_SAMPLES), self.stacks)
 
 
 class Head:
@@ -111,7 +111,7 @@ class Head:
         tenant.profiles.add(batch.profiles)
         for service, rows in by_service(batch.samples):
             if service not in tenant.samples:
-                tenant.samples[service] = Chunks(SAMPLES)
+                tenant.samples[service] = Chunks(BATCH_SAMPLES)
             tenant.samples[service].add(rows)
         tenant.stacks.add(batch.stacks, batch.frames)
         self.batch_ids.extend((batch.tenant, each, received_ms) for each in batch.batch_ids)
@@ -131,7 +131,7 @@ class Head:
             ours = self.tenants.setdefault(name, TenantHead())
             ours.profiles.extend(theirs.profiles)
             for service, chunks in theirs.samples.items():
-                ours.samples.setdefault(service, Chunks(SAMPLES)).extend(chunks)
+                ours.samples.setdefault(service, Chunks(BATCH_SAMPLES)).extend(chunks)
             ours.stacks.extend(theirs.stacks)
             ours.hours |= theirs.hours
         self.batch_ids.extend(later.batch_ids)

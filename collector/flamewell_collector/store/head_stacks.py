@@ -31,7 +31,7 @@ class HeadStacks:
         self._trees: dict[str, tuple[int, PrefixTree]] = {}
 
     def add(self, stacks: pa.Table, frames: pa.Table) -> None:
-        """Add the stacks of a batch (STACKS by service, BATCH_FRAMES)."""
+        """Add the stacks of a batch (BATCH_STACKS by service, BATCH_FRAMES)."""
         if not stacks.num_rows:
             return
         parent = _int32s(stacks, "parent")
@@ -77,7 +77,8 @@ def _built(parts: list[_Part]) -> PrefixTree:
         rows.append(each.frames)
         nodes += len(each.parent)
         frame_rows += each.frames.num_rows
-    return PrefixTree.built(np.concatenate(parents), np.concatenate(frames), pa.concat_tables(rows))
+    parent, frame = np.concatenate(parents), np.concatenate(frames)
+    return PrefixTree.built(parent, frame, pa.concat_tables(rows))[0]
 
 
 def _int32s(table: pa.Table, column: str) -> Int32s:

@@ -39,7 +39,7 @@ class KnownStacks:
             self._epoch, self._table = epoch, KeyTable()
 
     def add(self, tenant: str, stacks: pa.Table) -> None:
-        """Note the stacks of a batch (STACKS) that is in the log file."""
+        """Note the stacks of a batch (BATCH_STACKS) that is in the log file."""
         ended = stacks.filter(stacks["stack_id"].is_valid())
         for service in ended["service_name"].unique().to_pylist():
             mine = ended.filter(equal_to(ended["service_name"], service))

@@ -66,7 +66,7 @@ def make_plan(stored: Stored, start_ms: int, end_ms: int, *, gauge: bool, sums_d
         end_ms: First time that does not count any more.
         gauge: Averages are asked for: sums do where nothing else came of the hour, since readings
             of one minute count together. Where raw rows are gone they have to do.
-        sums_do: Samples are asked for, and by nothing but service: sums know no other labels.
+        sums_do: Samples are asked for, of all series of some services: sums know no other labels.
     """
     hours: dict[int, list[Block]] = defaultdict(list)
     for block in stored.raw:

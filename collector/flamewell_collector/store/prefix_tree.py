@@ -133,7 +133,7 @@ class PrefixTree:
         return cls(nothing, none, none, depth=nothing, frames=frames)
 
     @classmethod
-    def built(cls, parent: Int32s, frame: Int32s, frames: pa.Table) -> PrefixTree:
+    def built(cls, parent: Int32s, frame: Int32s, frames: pa.Table) -> tuple[PrefixTree, Int32s]:
         """Make a tree from nodes as they are stored.
 
         Args:
@@ -141,6 +141,9 @@ class PrefixTree:
                 many.
             frame: Row in ``frames``; anything for roots.
             frames: frame_id, function, file, line.
+
+        Returns:
+            The tree, and row → node.
 
         Raises:
             StorageError: A row is outside of its table.
@@ -150,7 +153,7 @@ class PrefixTree:
         if (parent >= rows).any() or ((frame < 0) | (frame >= frames.num_rows))[node].any():
             raise StorageError("a stack points to a caller or frame that is not there")
         if not len(parent):
-            return cls.empty()
+            return cls.empty(), np.zeros(0, np.int32)
         table, place = FrameTable.of(frames)
         mapped = np.full(len(parent), -1, dtype=np.int32)
         mapped[node] = place[frame[node]]
@@ -187,7 +190,7 @@ class PrefixTree:
             np.concatenate(frames),
             np.concatenate([each.depths() for each in trees]),
             table,
-        )
+        )[0]
 
     def __len__(self) -> int:
         return len(self.path)
@@ -207,6 +210,12 @@ class PrefixTree:
         place = np.searchsorted(self._sorted, stack_ids)
         place[place == len(self._sorted)] = 0
         return np.where(self._sorted[place] == stack_ids, self._order[place], -1).astype(np.int64)
+
+    def moved(self, other: PrefixTree) -> Int32s:
+        """Give the node here of each node of a tree that was merged into this one."""
+        if other is self:
+            return np.arange(len(self), dtype=np.int32)
+        return np.maximum(self.find(other.path), 0).astype(np.int32)
 
     def tree(self, stack_ids: Int64s, values: Int64s) -> StackTree:
         """Put values on their stacks; gives only nodes on the paths of these stacks.
@@ -236,18 +245,15 @@ class PrefixTree:
             frames=self.frames.take(np.flatnonzero(frame_used)),
         )
 
-    def whole_tree(self, stack_ids: Int64s, values: Int64s) -> StackTree:
-        """Put values on their stacks; gives all nodes, which is cheaper than choosing some.
+    def with_values(self, values: Int64s) -> StackTree:
+        """Put a value on each node; gives all nodes, which is cheaper than choosing some.
 
         Args:
-            stack_ids: As for ``tree``.
-            values: As for ``tree``.
+            values: Shape (nodes,).
         """
-        own = np.zeros(len(self.path), dtype=np.int64)
-        np.add.at(own, np.maximum(self.find(stack_ids), 0), values)
         if self._frames is None:
             self._frames = self.frames.take(np.arange(len(self.frames.ids)))
-        return StackTree(self.parent, self.frame, own, self._frames, self._shape)
+        return StackTree(self.parent, self.frame, values, self._frames, self._shape)
 
     def restricted(self, stack_ids: Int64s) -> PrefixTree:
         """Give the tree of just these stacks; ids that are not known are left out."""
@@ -306,14 +312,32 @@ class PrefixTree:
         return levels[::-1] if reverse else levels
 
 
+def nodes_of_ids(tree: PrefixTree, stack_ids: pa.ChunkedArray) -> Int32s:
+    """Give the node of each stack; those that are not there count as the empty one.
+
+    For many rows of few stacks: each stack is looked up once.
+    """
+    encoded = stack_ids.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    ids = np.asarray(encoded.dictionary.to_numpy(zero_copy_only=False), dtype=np.int64)
+    nodes = np.maximum(tree.find(ids), 0).astype(np.int32)
+    found: Int32s = nodes[encoded.indices.to_numpy(zero_copy_only=False)]
+    return found
+
+
 def _in_order(
     path: Int64s,
     caller: npt.NDArray[np.integer],
     frame: Int32s,
     depth: Int64s,
     frames: FrameTable,
-) -> PrefixTree:
-    """Put equal paths together and order what is left by depth; ``caller`` is a row."""
+) -> tuple[PrefixTree, Int32s]:
+    """Put equal paths together and order what is left by depth; ``caller`` is a row.
+
+    Returns:
+        The tree, and row → node.
+    """
     _, first, place = np.unique(path, return_index=True, return_inverse=True)
     by_depth = np.argsort(depth[first], kind="stable")
     rows = first[by_depth]
@@ -324,4 +348,5 @@ def _in_order(
     # Two paths with one id, which a sender may make on purpose, must not break the tree.
     parent[ordered[parent] >= ordered] = 0
     parent[0] = -1
-    return PrefixTree(path[rows], parent, frame[rows], depth=ordered, frames=frames, by_path=number)
+    tree = PrefixTree(path[rows], parent, frame[rows], depth=ordered, frames=frames, by_path=number)
+    return tree, number[place]

@@ -45,6 +45,39 @@ def equal_to(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     return pc.call_function("equal", [column, name])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockStacks:
+    """A service's stacks in a block.
+
+    Attributes:
+        tree: The stacks.
+        nodes: Number of a stack → node in the tree, int32, shape (stacks,).
+    """
+
+    tree: PrefixTree
+    nodes: npt.NDArray[np.int32]
+
+    def nodes_of(self, stack: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+        """Give the node of each row's stack.
+
+        Raises:
+            StorageError: One is not there.
+        """
+        return nodes_of(self.nodes, stack)
+
+
+def nodes_of(nodes: npt.NDArray[np.int32], stack: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+    """Give the node of each number.
+
+    Raises:
+        StorageError: One is not there.
+    """
+    if len(stack) and (int(stack.min()) < 0 or int(stack.max()) >= len(nodes)):
+        raise StorageError("samples of a stack that is not there")
+    found: npt.NDArray[np.int32] = nodes[stack]
+    return found
+
+
 class BlockReader:
     """One block's files, each opened when it is first needed. Use as a context manager."""
 
@@ -79,19 +112,32 @@ class BlockReader:
         rows = self.rows("profiles", service)
         return sorted(rows.column("profile_type").unique().to_pylist())
 
-    def tree(self, service: str) -> PrefixTree:
-        """Read the stacks of a service."""
+    def stacks(self, service: str) -> BlockStacks:
+        """Read the stacks of a service.
+
+        Raises:
+            StorageError: They are missing, damaged, or point to what is not there.
+        """
         stacks = self.rows("stacks", service)
         frames = self.rows("frames", service)
         if not stacks.num_rows:
-            return PrefixTree.empty()
+            return BlockStacks(PrefixTree.empty(), np.zeros(0, np.int32))
         first_frame = frames.column("frame")[0].as_py() if frames.num_rows else 0
         node = _int32(stacks, "node")
         parent = _int32(stacks, "parent")
         caller = np.where(parent < 0, parent, parent - node[0])
-        return PrefixTree.built(
+        tree, place = PrefixTree.built(
             caller.astype(np.int32), _int32(stacks, "frame") - np.int32(first_frame), frames
         )
+        number = stacks.column("stack").fill_null(-1).to_numpy()
+        ended = np.flatnonzero(number >= 0)
+        nodes = np.full(len(ended), -1, dtype=np.int32)
+        if (number[ended] >= len(ended)).any():
+            raise StorageError(f"block {self._folder.name}: numbers of stacks have gaps")
+        nodes[number[ended]] = place[ended]
+        if (nodes < 0).any():
+            raise StorageError(f"block {self._folder.name}: two stacks have one number")
+        return BlockStacks(tree, nodes)
 
     def _rows(self, table: str, service: str, profile_type: str | None) -> pa.Table:
         file = self._file(table)

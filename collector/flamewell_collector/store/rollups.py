@@ -12,22 +12,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flamewell_collector.store.sample_rows import SampleRows, int64s
+from flamewell_collector.store.exact_sums import sums_by
+from flamewell_collector.store.sample_rows import SampleRows, int64s, run_starts
 from flamewell_collector.store.schema import PROFILES
 from flamewell_collector.store.tiers import MINUTE_MS
 
 Int64s = npt.NDArray[np.int64]
-Columns = Mapping[str, Int64s]
+Numbers = npt.NDArray[np.integer]
+Columns = Mapping[str, Numbers]
 """ROLLUPS or SLOTS without the names of service and type."""
 
-_SAFE = float(1 << 62)
-_LARGEST = (1 << 63) - 1
+_SPARSE, _SMALL = 4, 1 << 20
+"""Sums of all (slot, stack, readings) that may be are kept while they are that few: 4 a row."""
 
 
 def sums_of_deltas(rows: SampleRows, slot_ms: int) -> Columns:
     """Sum the values of each stack in each slot."""
     slot = rows.time // slot_ms * slot_ms
-    return _summed(slot, rows.stack_id, np.ones(len(rows), np.int64), rows.value)
+    return _summed(slot, rows.stack, np.ones(len(rows), np.int64), rows.value)
 
 
 def sums_of_gauge(rows: SampleRows, profiles: pa.Table, slot_ms: int) -> Columns:
@@ -54,13 +56,13 @@ def sums_of_gauge(rows: SampleRows, profiles: pa.Table, slot_ms: int) -> Columns
     )
     slot = rows.time // slot_ms * slot_ms
     known = readings > 0
-    return _summed(slot[known], rows.stack_id[known], readings[known], rows.value[known])
+    return _summed(slot[known], rows.stack[known], readings[known], rows.value[known])
 
 
 def sums_of_sums(sums: Columns, slot_ms: int) -> Columns:
     """Sum shorter slots over longer ones."""
     slot = sums["time"] // slot_ms * slot_ms
-    return _summed(slot, sums["stack_id"], sums["readings"], sums["value"])
+    return _summed(slot, sums["stack"], sums["readings"], sums["value"])
 
 
 def minutes_with_data(profiles: pa.Table, slot_ms: int) -> Columns:
@@ -109,37 +111,51 @@ def profile_sums(profiles: pa.Table, slot_ms: int, *, gauge: bool) -> pa.Table:
     )
 
 
-def _summed(slot: Int64s, stack_id: Int64s, readings: Int64s, value: Int64s) -> Columns:
+def in_order(sums: Columns) -> Columns:
+    """Order ROLLUPS by (time, stack, readings)."""
+    order = np.lexsort((sums["readings"], sums["stack"], sums["time"]))
+    return {name: column[order] for name, column in sums.items()}
+
+
+def _summed(slot: Numbers, stack: Numbers, readings: Numbers, value: Numbers) -> Columns:
     """Sum values by (slot, stack, readings), in that order."""
-    if not len(slot):
-        return {"time": slot, "stack_id": stack_id, "readings": readings, "value": value}
-    rows = pa.table({"time": slot, "stack_id": stack_id, "readings": readings, "value": value})
-    keys = ["time", "stack_id", "readings"]
-    if float(np.abs(value.astype(np.float64)).sum()) < _SAFE:
-        found = rows.group_by(keys, use_threads=False).aggregate([("value", "sum")])
-        sums = int64s(found, "value_sum")
+    slots, slot_at = _numbered(slot)
+    kinds, kind_at = _numbered(readings)
+    stacks = int(stack.max(initial=-1)) + 1
+    size = len(slots) * stacks * len(kinds)
+    key = (slot_at * stacks + stack) * len(kinds) + kind_at
+    if size > _SPARSE * len(key) + _SMALL:
+        found, key = np.unique(key, return_inverse=True)
+        sums = sums_by(key, value, len(found))
     else:
-        exact = rows.set_column(3, "value", rows.column("value").cast(pa.decimal128(38)))
-        found = exact.group_by(keys, use_threads=False).aggregate([("value", "sum")])
-        sums = np.array([_clamped(int(each)) for each in found.column("value_sum").to_pylist()])
-    columns = [int64s(found, name) for name in keys]
-    order = np.lexsort(columns[::-1])
+        there = np.zeros(size, bool)
+        there[key] = True
+        found = np.flatnonzero(there)
+        sums = sums_by(key, value, size)[found]
+    rest, kind = np.divmod(found, max(1, len(kinds)))
+    at, number = np.divmod(rest, max(1, stacks))
     return {
-        **{name: column[order] for name, column in zip(keys, columns, strict=True)},
-        "value": sums[order],
+        "time": slots[at],
+        "stack": number.astype(np.int32),
+        "readings": kinds[kind],
+        "value": sums,
     }
+
+
+def _numbered(values: Numbers) -> tuple[Numbers, Int64s]:
+    """Give the different values in order, and the place of each value among them.
+
+    Runs are looked at instead of rows: neighbours are mostly equal.
+    """
+    starts = run_starts(values)
+    found, place = np.unique(values[starts], return_inverse=True)
+    return found, np.repeat(place, np.diff(starts, append=len(values)))
 
 
 def _clamped_sums(values: Int64s, starts: Int64s) -> Int64s:
     """Sum runs; a sum beyond 64 bits stays at the largest number, as in the engine's."""
-    if float(np.abs(values.astype(np.float64)).sum()) < _SAFE:
-        return np.add.reduceat(values, starts)
-    exact = np.add.reduceat(values.astype(object), starts)
-    return np.array([_clamped(each) for each in exact], dtype=np.int64)
-
-
-def _clamped(number: int) -> int:
-    return max(-_LARGEST - 1, min(_LARGEST, number))
+    run = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(values)))
+    return sums_by(run, values, len(starts))
 
 
 def _looked_up(keys: tuple[Int64s, Int64s], found: Int64s, wanted: tuple[Int64s, Int64s]) -> Int64s:

@@ -4,15 +4,16 @@ A block is a folder with one Parquet file a table. Raw rows are SERIES, PROFILES
 and FRAMES in ``blocks/tenant=T/date=YYYY-MM-DD/hour=HH/block=ID/``; sums of them have ROLLUPS and
 SLOTS in the place of SAMPLES, in ``rollups/tenant=T/tier=S/date=YYYY-MM-DD/block=ID/``.
 
-Node and frame numbers are local to their block. Stack, frame and series ids are content hashes, the
-same everywhere: 64 bits, stored as signed integers since Spark knows no others.
+Stack, node and frame numbers are local to their block. Stack, frame and series ids are content
+hashes, the same everywhere: 64 bits, stored as signed integers since Spark knows no others. ``block_id``
+tells blocks apart where rows of many are read together: the first 64 bits of the block's name.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 SERIES = pa.schema(
     [
@@ -45,11 +46,12 @@ SAMPLES = pa.schema(
         pa.field("profile_type", pa.string(), nullable=False),
         pa.field("time", pa.int64(), nullable=False),  # ms since the epoch, start of the profile
         pa.field("series_id", pa.int64(), nullable=False),
-        pa.field("stack_id", pa.int64(), nullable=False),
+        pa.field("stack", pa.int32(), nullable=False),  # of STACKS
         pa.field("value", pa.int64(), nullable=False),  # in the profile type's unit
+        pa.field("block_id", pa.int64(), nullable=False),
     ]
 )
-"""Sorted by (service_name, profile_type, time, series_id); one row group a (service_name,
+"""Sorted by (service_name, profile_type, time, series_id, stack); one row group a (service_name,
 profile_type)."""
 
 ROLLUPS = pa.schema(
@@ -57,13 +59,14 @@ ROLLUPS = pa.schema(
         pa.field("service_name", pa.string(), nullable=False),
         pa.field("profile_type", pa.string(), nullable=False),
         pa.field("time", pa.int64(), nullable=False),  # ms since the epoch, start of the slot
-        pa.field("stack_id", pa.int64(), nullable=False),
+        pa.field("stack", pa.int32(), nullable=False),  # of STACKS
         pa.field("readings", pa.int64(), nullable=False),
         pa.field("value", pa.int64(), nullable=False),  # in the profile type's unit
+        pa.field("block_id", pa.int64(), nullable=False),
     ]
 )
 """SAMPLES summed over the series of a service and the time of a slot. Sorted by (service_name,
-profile_type, time, stack_id, readings); one row group a (service_name, profile_type).
+profile_type, time, stack, readings); one row group a (service_name, profile_type).
 
 ``readings`` is 1 for deltas. For gauges it is how many readings the series had in the minute (since
 the epoch) of a sample: an average over time is the sum of value / readings, over the minutes with
@@ -86,12 +89,15 @@ STACKS = pa.schema(
         pa.field("parent", pa.int32(), nullable=False),
         pa.field("frame", pa.int32(), nullable=False),
         pa.field("stack_id", pa.int64(), nullable=True),
+        pa.field("stack", pa.int32(), nullable=True),
+        pa.field("block_id", pa.int64(), nullable=False),
     ]
 )
 """A prefix tree a service; nodes count from 0 through all services of the block. A service's first
 node is its root (parent -1, frame -1), parent < node; in blocks each node is followed by all that
-it leads to. ``stack_id`` is set where some sample ends at the node, null on nodes that are only
-passed through; the root's is 0: the empty stack."""
+it leads to. ``stack_id`` and ``stack`` are set where some sample ends at the node, null on nodes
+that are only passed through; the root's ``stack_id`` is 0: the empty stack. ``stack`` numbers the
+stacks of a service from 0, those that come often first: SAMPLES and ROLLUPS point to it."""
 
 FRAMES = pa.schema(
     [
@@ -101,22 +107,35 @@ FRAMES = pa.schema(
         pa.field("function", pa.string(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
         pa.field("line", pa.int32(), nullable=False),  # 1-based; 0 unknown
+        pa.field("block_id", pa.int64(), nullable=False),
     ]
 )
 """The frames of each service, sorted by ``frame``, which counts from 0 through all services of the
 block. ``frame_id`` is the hash of what follows it."""
 
-BATCH_FRAMES = FRAMES.remove(0)
+BATCH_FRAMES = FRAMES.remove(6).remove(0)
 """In a batch all services share their frames."""
+
+BATCH_STACKS = STACKS.remove(6).remove(5)
+"""A batch has no numbers of stacks: it may leave out those that are known."""
+
+BATCH_SAMPLES = SAMPLES.remove(6).set(4, pa.field("stack_id", pa.int64(), nullable=False))
+"""Samples as they come point to stacks by their ids."""
 
 BATCH_TABLES: dict[str, pa.Schema] = {
     "series": SERIES,
     "profiles": PROFILES,
-    "samples": SAMPLES,
-    "stacks": STACKS,
+    "samples": BATCH_SAMPLES,
+    "stacks": BATCH_STACKS,
     "frames": BATCH_FRAMES,
 }
-BLOCK_TABLES: dict[str, pa.Schema] = {**BATCH_TABLES, "frames": FRAMES}
+BLOCK_TABLES: dict[str, pa.Schema] = {
+    "series": SERIES,
+    "profiles": PROFILES,
+    "samples": SAMPLES,
+    "stacks": STACKS,
+    "frames": FRAMES,
+}
 ROLLUP_TABLES: dict[str, pa.Schema] = {
     "series": SERIES,
     "profiles": PROFILES,

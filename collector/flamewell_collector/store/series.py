@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ class SeriesIndex:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._series: dict[int, Series] = {}
+        self._by_service: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._series)
@@ -33,19 +35,28 @@ class SeriesIndex:
             for at, series_id in enumerate(ids):
                 if series_id not in self._series:
                     labels = dict(series.column("labels")[at].as_py())
-                    each = self._series[series_id] = Series(series_id, labels)
+                    each = Series(series_id, labels)
+                    self._keep(each)
                     new.append(each)
         return new
 
     def add_one(self, series: Series) -> None:
         """Add a series that is already taken apart."""
         with self._lock:
-            self._series.setdefault(series.series_id, series)
+            if series.series_id not in self._series:
+                self._keep(series)
 
     def discard(self, series_id: int) -> None:
         """Forget a series of which no row is left."""
         with self._lock:
-            self._series.pop(series_id, None)
+            gone = self._series.pop(series_id, None)
+            if gone is not None:
+                self._by_service[gone.labels.get("service_name", "")] -= 1
+
+    def count(self, services: Iterable[str]) -> int:
+        """Tell how many series some services have."""
+        with self._lock:
+            return sum(self._by_service[each] for each in services)
 
     def all(self) -> list[Series]:
         """Give every series."""
@@ -64,6 +75,10 @@ class SeriesIndex:
             for each in self.all()
             if all(matches(matcher, each.labels.get(matcher.name, "")) for matcher in wanted)
         ]
+
+    def _keep(self, series: Series) -> None:
+        self._series[series.series_id] = series
+        self._by_service[series.labels.get("service_name", "")] += 1
 
 
 def series_table(series: Iterable[Series]) -> pa.Table:

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from flamewell_collector.errors import StorageError
 from flamewell_collector.store.prefix_tree import PrefixTree
-from flamewell_collector.store.reader import BlockReader
+from flamewell_collector.store.reader import BlockReader, BlockStacks
+
+Int32s = npt.NDArray[np.int32]
 
 _MAX_GONE = 200
 """After so many of its blocks were replaced a tree is made anew: of stacks that still are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServiceStacks:
+    """A service's stacks of several blocks.
+
+    Attributes:
+        tree: All of them.
+        nodes: Block's folder → node of each of its numbers, int32, shape (stacks,). Blocks that
+            can't be read are missing.
+    """
+
+    tree: PrefixTree
+    nodes: Mapping[Path, Int32s]
 
 
 @dataclass(slots=True)
@@ -21,27 +40,28 @@ class _Entry:
     """One service's stacks.
 
     Attributes:
-        loaded: Blocks whose stacks are in the tree.
+        stacks: Of blocks.
         gone: How many blocks more were, and are not there any more.
-        together: The heads that came with the last question, and the tree with theirs.
+        together: The heads that came with the last question, and the stacks with theirs.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    tree: PrefixTree = field(default_factory=PrefixTree.empty)
-    loaded: set[Path] = field(default_factory=set)
+    stacks: ServiceStacks = field(default_factory=lambda: ServiceStacks(PrefixTree.empty(), {}))
     gone: int = 0
-    together: tuple[tuple[PrefixTree, ...], PrefixTree] | None = None
+    together: tuple[tuple[PrefixTree, ...], ServiceStacks] | None = None
 
     @property
     def nbytes(self) -> int:
-        both = self.tree.nbytes
-        if self.together is not None and self.together[1] is not self.tree:
-            both += self.together[1].nbytes
-        return both
+        kept = [self.stacks]
+        if self.together is not None and self.together[1] is not self.stacks:
+            kept.append(self.together[1])
+        return sum(
+            each.tree.nbytes + sum(mine.nbytes for mine in each.nodes.values()) for each in kept
+        )
 
 
 class StackCache:
-    """Trees by (tenant, service), least recently used first; safe to use from several threads."""
+    """Stacks by (tenant, service), least recently used first; safe to use from several threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -55,7 +75,7 @@ class StackCache:
         with self._lock:
             return sum(self._sizes.values())
 
-    def tree(
+    def stacks(
         self,
         tenant: str,
         service: str,
@@ -63,8 +83,8 @@ class StackCache:
         blocks: Sequence[Path],
         heads: Sequence[PrefixTree] = (),
         report_damage: Callable[[Path, str], None],
-    ) -> PrefixTree:
-        """Give a tree that has at least the stacks of these blocks and heads.
+    ) -> ServiceStacks:
+        """Give at least the stacks of these blocks and heads.
 
         Args:
             tenant: Whose.
@@ -81,8 +101,8 @@ class StackCache:
             self._entries.move_to_end(key)
         with entry.lock:
             if entry.gone > _MAX_GONE:
-                entry.tree, entry.loaded, entry.gone = PrefixTree.empty(), set(), 0
-            missing = [each for each in blocks if each not in entry.loaded]
+                entry.stacks, entry.gone = ServiceStacks(PrefixTree.empty(), {}), 0
+            missing = [each for each in blocks if each not in entry.stacks.nodes]
             if missing:
                 self._load(entry, service, missing, report_damage)
             result = _with_heads(entry, tuple(heads))
@@ -96,9 +116,12 @@ class StackCache:
             entries = list(self._entries.values())
         for entry in entries:
             with entry.lock:
-                count = len(entry.loaded & gone)
-                entry.loaded -= gone
-                entry.gone += count
+                known = entry.stacks.nodes
+                kept = {block: nodes for block, nodes in known.items() if block not in gone}
+                if len(kept) < len(known):
+                    entry.gone += len(known) - len(kept)
+                    entry.stacks = ServiceStacks(entry.stacks.tree, kept)
+                    entry.together = None
 
     def _load(
         self,
@@ -107,15 +130,14 @@ class StackCache:
         missing: Sequence[Path],
         report_damage: Callable[[Path, str], None],
     ) -> None:
-        trees = [entry.tree]
+        found: dict[Path, BlockStacks] = {}
         for block in missing:
             try:
                 with BlockReader(block) as reader:
-                    trees.append(reader.tree(service))
+                    found[block] = reader.stacks(service)
             except StorageError as error:
                 report_damage(block, str(error))
-            entry.loaded.add(block)
-        entry.tree = PrefixTree.merged(trees)
+        entry.stacks = _joined(entry.stacks, found)
         entry.together = None
 
     def _make_room(self, key: tuple[str, str], entry: _Entry) -> None:
@@ -127,16 +149,29 @@ class StackCache:
                 self._sizes.pop(oldest, None)
 
 
-def _with_heads(entry: _Entry, heads: tuple[PrefixTree, ...]) -> PrefixTree:
+def _joined(
+    stacks: ServiceStacks, blocks: Mapping[Path, BlockStacks], heads: Sequence[PrefixTree] = ()
+) -> ServiceStacks:
+    """Add the stacks of blocks and heads."""
+    tree = PrefixTree.merged([stacks.tree, *(each.tree for each in blocks.values()), *heads])
+    nodes = dict(stacks.nodes)
+    if tree is not stacks.tree:
+        moved = tree.moved(stacks.tree)
+        nodes = {block: moved[mine] for block, mine in nodes.items()}
+    for block, found in blocks.items():
+        nodes[block] = tree.moved(found.tree)[found.nodes]
+    return ServiceStacks(tree, nodes)
+
+
+def _with_heads(entry: _Entry, heads: tuple[PrefixTree, ...]) -> ServiceStacks:
     if not heads:
-        return entry.tree
+        return entry.stacks
     known = entry.together
     same = known is not None and len(known[0]) == len(heads)
     if known is not None and same and all(a is b for a, b in zip(known[0], heads, strict=True)):
         return known[1]
-    tree = entry.tree
+    tree = entry.stacks.tree
     new = [each for each in heads if (tree.find(each.path) < 0).any()]
-    if new:
-        tree = PrefixTree.merged([tree, *new])
-    entry.together = (heads, tree)
-    return tree
+    together = _joined(entry.stacks, {}, new) if new else entry.stacks
+    entry.together = (heads, together)
+    return together

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from flamewell_collector.store.head import HeadView, concatenated
 from flamewell_collector.store.plan import Stored
-from flamewell_collector.store.prefix_tree import PrefixTree
-from flamewell_collector.store.schema import PROFILES, SAMPLES
+from flamewell_collector.store.schema import BATCH_SAMPLES, PROFILES
 from flamewell_collector.store.series import SeriesIndex
+from flamewell_collector.store.stack_cache import ServiceStacks
 from flamewell_collector.store.tiers import ONE_HOUR, RAW, TEN_MINUTES
 
 
@@ -93,14 +93,14 @@ class Snapshot:
         stored: Blocks that may hold rows of the asked range; not deleted while it is open.
         series: The tenant's series.
         heads: The tenant's unflushed rows, of any time.
-        tree: Gives the stacks of a service: (name, blocks whose stacks are wanted).
+        stacks: Gives the stacks of a service: (name, blocks whose stacks are wanted).
     """
 
     data_dir: Path
     stored: Stored
     series: SeriesIndex
     heads: tuple[HeadView, ...]
-    tree: Callable[[str, Sequence[Path]], PrefixTree]
+    stacks: Callable[[str, Sequence[Path]], ServiceStacks]
 
     @property
     def head_profiles(self) -> pa.Table:
@@ -109,5 +109,5 @@ class Snapshot:
 
     @property
     def head_samples(self) -> pa.Table:
-        """Unflushed SAMPLES rows, of any time, of the services that were asked for."""
-        return concatenated([each.samples for each in self.heads], SAMPLES)
+        """Unflushed BATCH_SAMPLES rows, of any time, of the services that were asked for."""
+        return concatenated([each.samples for each in self.heads], BATCH_SAMPLES)

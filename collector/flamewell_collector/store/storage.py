@@ -181,7 +181,7 @@ class Storage:
                 stored=Stored(raw, rollups, hours),
                 series=series,
                 heads=views,
-                tree=lambda service, blocks: self._stacks.tree(
+                stacks=lambda service, blocks: self._stacks.stacks(
                     tenant,
                     service,
                     blocks=blocks,

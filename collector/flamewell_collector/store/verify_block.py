@@ -21,20 +21,20 @@ from flamewell_collector.store.reader import BlockReader
 from flamewell_collector.store.sample_rows import SampleRows, int64s
 from flamewell_collector.store.schema import BLOCK_TABLES, ROLLUP_TABLES, TABLES
 from flamewell_collector.store.tiers import HOUR_MS, RAW
+from flamewell_collector.store.writer import block_id
 from flamewell_wire import profile_types
 
 _ORDER: dict[str, tuple[str, ...]] = {
     "series": ("service_name", "series_id"),
     "profiles": ("service_name", "profile_type", "time", "series_id"),
-    "samples": ("service_name", "profile_type", "time", "series_id"),
-    "rollups": ("service_name", "profile_type", "time", "stack_id", "readings"),
+    "samples": ("service_name", "profile_type", "time", "series_id", "stack"),
+    "rollups": ("service_name", "profile_type", "time", "stack", "readings"),
     "slots": ("service_name", "profile_type", "time"),
     "stacks": ("service_name", "node"),
     "frames": ("service_name", "frame"),
 }
 """See schema.py."""
 _SAFE = float(1 << 62)
-_EMPTY_STACK = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,10 @@ def _check_table(folder: Path, table: str) -> Iterator[str]:
                 if not _in_order(ordered):
                     yield f"row group {number} is not sorted by {', '.join(keys)}"
                 last = mine.slice(mine.num_rows - 1)
+                if "block_id" in schema.names:
+                    numbers = rows.column("block_id").unique().to_pylist()
+                    if numbers != [block_id(folder.name.removeprefix("block="))]:
+                        yield f"row group {number} has rows of another block"
     except (OSError, ValueError, pa.ArrowException) as error:
         yield f"it can't be read: {error}"
 
@@ -140,14 +144,16 @@ def _check_service(
         yield "profiles of a series that is not there"
     yield from _check_series(service, rows["series"])
     ids = rows["stacks"].column("stack_id").drop_null().to_numpy()
-    if (reader.tree(service).find(ids.astype(np.int64)) < 0).any():
+    stacks = reader.stacks(service)
+    if (stacks.tree.find(ids.astype(np.int64)) < 0).any():
         yield "stacks whose id is not that of their frames"
     for kind in reader.types(service):
         found = reader.rows(table, service, kind)
         counted[table] += found.num_rows
-        used = np.unique(int64s(found, "stack_id"))
-        if not np.isin(used[used != _EMPTY_STACK], ids).all():
-            yield f"{kind}: samples of a stack that is not there"
+        try:
+            stacks.nodes_of(found.column("stack").to_numpy())
+        except StorageError as error:
+            yield f"{kind}: {error}"
         if table == "samples":
             profiles = reader.rows("profiles", service, kind)
             yield from (f"{kind}: {each}" for each in _check_totals(kind, profiles, found))

@@ -19,10 +19,9 @@ import pyarrow.parquet as pq
 
 from flamewell_collector.errors import StorageUnavailable
 from flamewell_collector.store.catalog import Block
-from flamewell_collector.store.prefix_tree import PrefixTree
 from flamewell_collector.store.sample_rows import SampleRows
-from flamewell_collector.store.schema import BLOCK_TABLES, ROLLUP_TABLES, SAMPLES
-from flamewell_collector.store.stack_rows import StackRows
+from flamewell_collector.store.schema import BLOCK_TABLES, ROLLUP_TABLES
+from flamewell_collector.store.stack_numbers import StackRows
 from flamewell_collector.store.tiers import RAW
 from flamewell_collector.store.wal import sync_folder
 
@@ -34,7 +33,7 @@ _FORMAT: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 3,
     "write_page_checksum": True,
-    # A service's stack ids: at 1 MiB, the default, 130,000 of them would no longer be a dictionary.
+    # At 1 MiB, the default, 130,000 different values would no longer be a dictionary.
     "dictionary_pagesize_limit": 8 << 20,
 }
 _NAMES = ["service_name", "profile_type"]
@@ -44,30 +43,34 @@ _FORMATS: dict[str, dict[str, Any]] = {
         **_FORMAT,
         # Values repeat: multiples of a period, sizes of objects. As a dictionary they take 1.05
         # bytes on the model workload, split by bytes 1.50.
-        "use_dictionary": [*_NAMES, "series_id", "stack_id", "value"],
-        "column_encoding": {"time": "DELTA_BINARY_PACKED"},
+        "use_dictionary": [*_NAMES, "series_id", "value", "block_id"],
+        # Split by bytes, numbers of stacks take 1.2 bytes; as they are, packed by deltas or as a
+        # dictionary 1.6 to 2.
+        "column_encoding": {"time": "DELTA_BINARY_PACKED", "stack": "BYTE_STREAM_SPLIT"},
     },
     "rollups": {
         **_FORMAT,
-        "use_dictionary": [*_NAMES, "time", "stack_id", "readings"],
-        "column_encoding": {"value": "BYTE_STREAM_SPLIT"},
+        "use_dictionary": [*_NAMES, "time", "readings", "block_id"],
+        "column_encoding": {"stack": "DELTA_BINARY_PACKED", "value": "BYTE_STREAM_SPLIT"},
     },
     "slots": {**_FORMAT, "use_dictionary": _NAMES},
     "stacks": {
         **_FORMAT,
-        "use_dictionary": ["service_name"],
+        "use_dictionary": ["service_name", "block_id"],
         "column_encoding": {
             "node": "DELTA_BINARY_PACKED",
             "parent": "DELTA_BINARY_PACKED",
+            "stack": "BYTE_STREAM_SPLIT",
         },
     },
     "frames": {
         **_FORMAT,
-        "use_dictionary": ["service_name", "file"],
+        "use_dictionary": ["service_name", "file", "block_id"],
         "column_encoding": {"frame": "DELTA_BINARY_PACKED"},
     },
     "series": {**_FORMAT, "use_dictionary": True},
 }
+_OF_ROWS = ("time", "series_id", "stack", "value")
 _OWN_GROUPS = frozenset({"samples", "rollups"})
 """Tables with a row group for each service and type: a query reads no row in vain."""
 _GROUP_ROWS = 8192
@@ -110,6 +113,11 @@ def block_folders(data_dir: Path) -> list[Path]:
     raw = (data_dir / BLOCKS_FOLDER).glob("tenant=*/date=*/hour=*/block=*")
     sums = (data_dir / ROLLUPS_FOLDER).glob("tenant=*/tier=*/date=*/block=*")
     return sorted([*raw, *sums])
+
+
+def block_id(name: str) -> int:
+    """Give the number that a block's rows carry, from its name: 32 hexadecimal digits."""
+    return int.from_bytes(bytes.fromhex(name)[:8], "big", signed=True)
 
 
 class BlockWriter:
@@ -177,13 +185,15 @@ class BlockDraft:
     ) -> None:
         """Use ``BlockWriter.draft``."""
         self.name = f"block={folder.name}"
+        self._block_id = block_id(folder.name)
         self._data_dir = data_dir
         self._folder = folder
         self._tenant = tenant
         self._start_ms = start_ms
         self._tier = tier
         self._origin = origin
-        self._stacks = StackRows()
+        self._nodes = 0
+        self._frames = 0
         self._rows = 0
         self._first_ms: int | None = None
         self._last_ms = 0
@@ -199,14 +209,13 @@ class BlockDraft:
             )  # fmt: skip
 
     def add_samples(self, service: str, profile_type: str, rows: SampleRows) -> None:
-        """Add a service's samples of one type, in order."""
+        """Add a service's samples of one type, in order, with their numbers in the block."""
         if not len(rows):
             return
         self._rows += len(rows)
-        self._stacks.use(rows.stack_id)
         columns = _constants(service, profile_type, len(rows))
-        columns |= {name: getattr(rows, name) for name in SAMPLES.names[2:]}
-        self._files["samples"].add(columns)
+        columns |= {name: getattr(rows, name) for name in _OF_ROWS}
+        self._files["samples"].add(columns | self._block(len(rows)))
 
     def add_rollup(self, service: str, profile_type: str, rows: Mapping[str, Any]) -> None:
         """Add a service's sums of one type, in order: ROLLUPS without the names."""
@@ -214,8 +223,8 @@ class BlockDraft:
         if not count:
             return
         self._rows += count
-        self._stacks.use(rows["stack_id"])
-        self._files["rollups"].add(_constants(service, profile_type, count) | dict(rows))
+        columns = _constants(service, profile_type, count) | dict(rows)
+        self._files["rollups"].add(columns | self._block(count))
 
     def add_slots(self, service: str, profile_type: str, rows: Mapping[str, Any]) -> None:
         """Add a gauge's minutes with data: SLOTS without the names."""
@@ -223,26 +232,31 @@ class BlockDraft:
             names = _constants(service, profile_type, len(rows["time"]))
             self._files["slots"].add(names | dict(rows))
 
-    def end_service(self, profiles: pa.Table, series: pa.Table, tree: PrefixTree) -> None:
+    def end_service(self, profiles: pa.Table, series: pa.Table, stacks: StackRows) -> None:
         """Add what a service has once, after its samples.
 
         Args:
             profiles: Its PROFILES, in order.
             series: Its SERIES, in order.
-            tree: Knows at least the stacks of its samples.
+            stacks: At least those of its samples.
         """
         if not profiles.num_rows:
             return
-        service = profiles.column("service_name")[0].as_py()
         times = profiles.column("time").to_numpy()
         first, last = int(times.min()), int(times.max())
         self._first_ms = first if self._first_ms is None else min(self._first_ms, first)
         self._last_ms = max(self._last_ms, last)
         self._files["profiles"].add(profiles)
         self._files["series"].add(series)
-        stacks, frames = self._stacks.end_service(service, tree)
-        self._files["stacks"].add(stacks)
-        self._files["frames"].add(frames)
+        rows = stacks.after(self._nodes, self._frames)
+        self._nodes += rows.stacks.num_rows
+        self._frames += rows.frames.num_rows
+        for table, found in (("stacks", rows.stacks), ("frames", rows.frames)):
+            columns = {name: found.column(name) for name in found.column_names}
+            self._files[table].add(columns | self._block(found.num_rows))
+
+    def _block(self, count: int) -> dict[str, Any]:
+        return {"block_id": pa.repeat(pa.scalar(self._block_id, pa.int64()), count)}
 
     def finish(self) -> Block:
         """Make the block durable; it is not registered yet.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from collector.batches import TENANT, as_stacks
+from collector.stored import from_raw_rows
 
 from flamewell_collector.app import Collector
 from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
@@ -19,8 +21,6 @@ from flamewell_collector.store.verify import verify
 from flamewell_wire.profile_types import CPU
 
 MIDNIGHT_MS = 1_800_000_000_000 // DAY_MS * DAY_MS
-FROM_RAW = '{pod=~".*"}'
-"""The same rows as {}, but sums do not know this label: each row is read as it came."""
 
 
 @contextmanager
@@ -48,6 +48,12 @@ def merged(
     with query_over(storage) as query:
         asked = Selection(TENANT, type_id, parse_selector(selector), start_ms, end_ms)
         return as_stacks(query.merge(asked))
+
+
+def merged_raw(storage: Storage, **asked: Any) -> dict[str, int]:
+    """Give the same from rows as they came, without their sums."""
+    with from_raw_rows():
+        return merged(storage, **asked)
 
 
 def stacks_of(numbers: Iterable[int]) -> dict[str, int]:

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from collector.batches import P, batch
 from collector.faults.checks import (
-    FROM_RAW,
     MIDNIGHT_MS,
     assert_sound,
     merged,
+    merged_raw,
     metric,
     query_over,
     stacks_of,
@@ -63,8 +63,8 @@ def test_a_damaged_table_of_sums_costs_nothing(
     (block,) = data.glob(f"rollups/tenant=*/tier={tier}/date=*/block=*")
     flip(block / f"{table}.parquet")
     for _ in range(2):
-        assert merged(storage) == merged(storage, FROM_RAW) == stacks_of(range(6))
-        assert merged(storage, **GAUGE) == merged(storage, FROM_RAW, **GAUGE)
+        assert merged(storage) == merged_raw(storage) == stacks_of(range(6))
+        assert merged(storage, **GAUGE) == merged_raw(storage, **GAUGE)
         # The next round of compaction makes sums anew where they were set aside.
         storage.maintain(MIDNIGHT_MS + 2 * DAY_MS)
     assert storage.state.writable
@@ -86,7 +86,7 @@ def test_a_damaged_table_of_rows_costs_its_block_only(
     with query_over(storage) as query:
         span = (MIDNIGHT_MS, MIDNIGHT_MS + 3 * DAY_MS)
         assert [each.service_name for each in query.services("default", *span)] == ["payments"]
-    assert merged(storage, FROM_RAW) == stacks_of(range(3, 6))
+    assert merged_raw(storage) == stacks_of(range(3, 6))
     assert storage.state.damaged_blocks == 1
     assert merged(storage) == stacks_of(range(6)), "their sums are still there"
     storage.maintain(MIDNIGHT_MS + 2 * DAY_MS)
@@ -165,8 +165,8 @@ def test_without_a_catalog_sums_are_still_used(
         before.blocks,
         before.rollup_blocks,
     )
-    assert merged(storage) == merged(storage, FROM_RAW) == stacks_of(range(7))
-    assert merged(storage, **GAUGE) == merged(storage, FROM_RAW, **GAUGE)
+    assert merged(storage) == merged_raw(storage) == stacks_of(range(7))
+    assert merged(storage, **GAUGE) == merged_raw(storage, **GAUGE)
     let_go(storage)
     assert_sound(data)
 

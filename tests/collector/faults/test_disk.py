@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from collector.batches import P, batch
-from collector.faults.checks import FROM_RAW, MIDNIGHT_MS, assert_sound, merged, metric, stacks_of
+from collector.faults.checks import MIDNIGHT_MS, assert_sound, merged, merged_raw, metric, stacks_of
 from collector.stored import HOUR_MS, NOON_MS, cpu_batch, expected, let_go, totals
 
 from flamewell_collector.app import now_ms, running_collector
@@ -126,14 +126,14 @@ def test_a_disk_that_fills_up_while_blocks_are_written(
         ):
             storage.flush()
             storage.maintain(MIDNIGHT_MS + 2 * DAY_MS)
-        assert merged(storage) == merged(storage, FROM_RAW) == wanted
+        assert merged(storage) == merged_raw(storage) == wanted
     let_go(storage)
     storage = open_storage(data, min_free_bytes=0)
-    assert merged(storage) == merged(storage, FROM_RAW) == wanted
+    assert merged(storage) == merged_raw(storage) == wanted
     filler.unlink()
     storage.flush()
     storage.maintain(MIDNIGHT_MS + 2 * DAY_MS)
-    assert merged(storage) == merged(storage, FROM_RAW) == wanted
+    assert merged(storage) == merged_raw(storage) == wanted
     assert storage.state.writable
     assert storage.state.damaged_blocks == 0
     let_go(storage)

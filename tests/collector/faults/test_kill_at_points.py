@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from collector.faults.checks import FROM_RAW, MIDNIGHT_MS, assert_sound, merged, stacks_of
+from collector.faults.checks import MIDNIGHT_MS, assert_sound, merged, merged_raw, stacks_of
 from collector.stored import let_go
 
 from flamewell_collector.store.storage import Storage
@@ -80,7 +80,7 @@ def test_killed(open_storage: Open, tmp_path: Path, where: tuple[str, str, str, 
     if point != "log_commit":
         assert found == stacks_of(acknowledged)
     if stage != "retention":
-        assert merged(storage, FROM_RAW) == found, "sums and rows say the same"
+        assert merged_raw(storage) == found, "sums and rows say the same"
     assert storage.state.damaged_blocks == 0
     assert storage.state.writable
     for now_ms in (MIDNIGHT_MS + DAY_MS // 2, MIDNIGHT_MS + 2 * DAY_MS):
@@ -88,7 +88,7 @@ def test_killed(open_storage: Open, tmp_path: Path, where: tuple[str, str, str, 
         storage.maintain(now_ms)
         assert merged(storage) == found
         if stage != "retention":
-            assert merged(storage, FROM_RAW) == found
+            assert merged_raw(storage) == found
     assert not list((data / "temporary").glob("*"))
     let_go(storage)
     assert_sound(data)
@@ -117,7 +117,7 @@ def test_killed_and_the_catalog_is_lost_too(
     storage = open_storage()
     assert merged(storage) == stacks_of(acknowledged)
     if stage != "retention":
-        assert merged(storage, FROM_RAW) == stacks_of(acknowledged)
+        assert merged_raw(storage) == stacks_of(acknowledged)
     storage.flush()
     storage.maintain(MIDNIGHT_MS + 2 * DAY_MS)
     assert merged(storage) == stacks_of(acknowledged)
