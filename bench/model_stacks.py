@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from model_symbols import LIBRARY_FRAMES, Symbols
 
-from flamewell_collector.store.hashing import mix, path_ids
+from flamewell_collector.hashing import mix, path_ids
 from flamewell_collector.store.schema import BATCH_FRAMES, BATCH_STACKS
 
 Ints = npt.NDArray[np.int64]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flamewell_collector.store.hashing import frame_hash
+from flamewell_collector.hashing import frame_hash
 
 LIBRARY_FRAMES: Final = 6_000
 """Of all libraries together; a service uses some of them."""

@@ -31,8 +31,8 @@ from model_stacks import OWN_FRAMES, CallTree, call_tree, symbol_tables
 from model_symbols import Symbols, library_symbols, service_name, service_symbols
 
 from flamewell_collector.batch_columns import ProfileColumns, profile_table, series_table
+from flamewell_collector.hashing import label_set_hash
 from flamewell_collector.model import DecodedBatch
-from flamewell_collector.store.hashing import label_set_hash
 from flamewell_collector.store.schema import BATCH_SAMPLES
 from flamewell_wire.profile_types import ALLOC_OBJECTS, ALLOC_SPACE, CPU, INUSE_SPACE, WALL
 

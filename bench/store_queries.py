@@ -76,7 +76,12 @@ def questions(dataset: Dataset) -> list[Question]:
             {"query": one, "type": INUSE_SPACE.id, **day},
             dataset.watched_rows(full),
         ),
-        Question(f"flame graph, {everybody}, 1 h", "/api/v1/flamegraph", last, dataset.hour_rows()),
+        Question(
+            f"flame graph, {everybody}, 1 h",
+            "/api/v1/flamegraph",
+            {"max_nodes": "20000", **last},  # as the page asks
+            dataset.hour_rows(),
+        ),
         Question("diff, 1 h", "/api/v1/diff", {"query": one, **last}, dataset.watched_rows(2)),
         Question("table, 1 h", "/api/v1/top", {"query": one, **last}, dataset.watched_rows(1)),
         Question(f"time line, {full} h", "/api/v1/timeline", {"query": one, **day}),
@@ -118,11 +123,13 @@ def _figures(question: Question, answers: Answers) -> dict[str, Any]:
     }
 
 
-def cold(dataset: Dataset, asked: Sequence[Question]) -> Iterator[dict[str, Any]]:
+def cold(
+    dataset: Dataset, asked: Sequence[Question], flags: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """Ask each question first of all, of a collector that just began, with no file in memory."""
     for question in asked:
         forget_pages(dataset.store)
-        with collector(dataset.store) as running:
+        with collector(dataset.store, *flags) as running:
             yield _figures(question, measure(running, question, 1))
 
 
@@ -223,6 +230,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=20, help="that each crowd lasts")
     parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument(
+        "--flag",
+        action="append",
+        default=[],
+        help="of the collector: --flag=--log-level=info",
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     extent = Extent(options.services, 10, options.full_hours, options.long_hours)
@@ -234,8 +247,8 @@ def main() -> None:
     }  # fmt: skip
     load = os.getloadavg()[0]
     flames = [each for each in asked if "flame graph" in each.name]
-    found["cold"] = list(cold(dataset, flames))
-    with collector(dataset.store) as running:
+    found["cold"] = list(cold(dataset, flames, options.flag))
+    with collector(dataset.store, *options.flag) as running:
         found["warm"] = list(warm(running, asked, options.runs))
         found["growth"] = growth(running, dataset, max(3, options.runs // 3))
         found["crowds"] = list(crowds(running, dataset, options.seconds))

@@ -80,12 +80,16 @@ class Shape:
 
     Attributes:
         found: Whoever works it out says what it is; None before.
+        paths: Likewise, of the ids of paths (analysis/joining.py).
+        outermost: Likewise, of functions that call themselves (analysis/top.py).
     """
 
-    __slots__ = ("found",)
+    __slots__ = ("found", "outermost", "paths")
 
     def __init__(self) -> None:
         self.found: object = None
+        self.paths: object = None
+        self.outermost: object = None
 
 
 @dataclass(frozen=True, slots=True)

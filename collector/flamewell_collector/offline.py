@@ -96,7 +96,9 @@ def timeline(query: Query, asked: Parameters) -> Answer:
 def flame_graph(query: Query, asked: Parameters) -> Answer:
     """Answer as /api/v1/flamegraph."""
     selection = asked.selection()
-    columns = flamegraph.build(query.merge(selection), max_nodes=asked.max_nodes())
+    columns = flamegraph.build_together(
+        query.merge_services(selection), max_nodes=asked.max_nodes()
+    )
     return api_answers.flame_graph(columns, selection)
 
 
@@ -104,7 +106,8 @@ def top(query: Query, asked: Parameters) -> Answer:
     """Answer as /api/v1/top."""
     selection = asked.selection()
     limit = asked.integer("limit", DEFAULT_ROWS, low=1, high=MAX_ROWS)
-    return api_answers.top(tops.top(query.merge(selection)), selection, limit=limit)
+    table = tops.top(query.merge_services(selection), limit=limit)
+    return api_answers.top(table, selection)
 
 
 def export(query: Query, asked: Parameters) -> bytes:

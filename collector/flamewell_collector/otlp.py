@@ -17,6 +17,7 @@ import numpy.typing as npt
 from flamewell_collector.batch_builder import Built, Known, Profiles, build
 from flamewell_collector.batch_columns import ProfileColumns
 from flamewell_collector.errors import ProfileRejected
+from flamewell_collector.hashing import label_set_hash
 from flamewell_collector.limits import Limits
 from flamewell_collector.model import DecodedBatch
 from flamewell_collector.otlp_dictionary import read_stacks
@@ -24,7 +25,6 @@ from flamewell_collector.otlp_labels import attributes_of, labels_of
 from flamewell_collector.otlp_profiles import HeadReader, ProfileHead, RawSamples, read_samples
 from flamewell_collector.otlp_wire import not_a_request
 from flamewell_collector.stack_columns import Stacks
-from flamewell_collector.store.hashing import label_set_hash
 from flamewell_collector.symbol_columns import SymbolHashes
 from flamewell_collector.wire_columns import Malformed
 from flamewell_wire import attributes as names

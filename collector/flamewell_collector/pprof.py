@@ -19,11 +19,11 @@ from flamewell_collector.batch_builder import Known, Profiles, build
 from flamewell_collector.batch_columns import ProfileColumns
 from flamewell_collector.errors import InvalidRequest, ProfileRejected
 from flamewell_collector.gzipping import MAGIC, gunzip
+from flamewell_collector.hashing import label_set_hash
 from flamewell_collector.labels import check_labels
 from flamewell_collector.limits import Limits
 from flamewell_collector.model import DecodedBatch
 from flamewell_collector.pprof_tables import PprofMessage, SampleTable, read_samples, read_stacks
-from flamewell_collector.store.hashing import label_set_hash
 from flamewell_collector.symbol_columns import SymbolHashes
 from flamewell_collector.wire_columns import Malformed
 from flamewell_wire import profile_types

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from flamewell_collector.errors import ProfileRejected
+from flamewell_collector.hashing import GOLDEN, mix
 from flamewell_collector.labels import label_name
 from flamewell_collector.limits import Limits
 from flamewell_collector.stack_columns import Stacks
-from flamewell_collector.store.hashing import GOLDEN, mix
 from flamewell_collector.symbol_columns import (
     NO_MAPPING,
     Locations,

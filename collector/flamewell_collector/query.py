@@ -1,7 +1,7 @@
 """The read path, and the place to start reading: a question, and each step to its answer.
 
-``merge`` gives the tree that every flame graph, table, diff and export is made of; ``timeline`` the
-points of a time line; the rest tells what there is to ask for.
+``merge`` gives the tree that tables, diffs and exports are made of, ``merge_services`` those of
+flame graphs; ``timeline`` gives the points of a time line; the rest tells what there is to ask for.
 """
 
 from __future__ import annotations
@@ -67,15 +67,29 @@ class Query:
 
     def merge(self, selection: Selection) -> StackTree:
         """Merge all profiles of a selection: deltas are summed, gauges averaged over time."""
-        gauge = _is_gauge(selection)
         with self._timed("merge"):
-            while True:
-                damaged = self._storage.set_aside_count
-                with self._rows(selection, samples=True) as (snapshot, scan):
-                    tree = _tree(self._engine.sum_stacks(scan, snapshot.stacks, gauge=gauge))
-                if self._storage.set_aside_count == damaged:
-                    return tree
-                # Values that stand on no stack, or sums whose raw rows are still there: once more.
+            return _tree(self._sums(selection))
+
+    def merge_services(self, selection: Selection) -> list[StackTree]:
+        """Merge the profiles of each service: at least one tree, empty where there is nothing.
+
+        Their nodes are all that the services have, with values or without: such trees are shared
+        and keep what is worked out of their shape.
+        """
+        with self._timed("merge"):
+            sums = self._sums(selection)
+            trees = [each.tree.with_values(_values(each, sums.buckets)) for each in sums.services]
+            return trees or [_tree(sums)]
+
+    def _sums(self, selection: Selection) -> StackSums:
+        gauge = _is_gauge(selection)
+        while True:
+            damaged = self._storage.set_aside_count
+            with self._rows(selection, samples=True) as (snapshot, scan):
+                sums = self._engine.sum_stacks(scan, snapshot.stacks, gauge=gauge)
+            if self._storage.set_aside_count == damaged:
+                return sums
+            # Values that stand on no stack, or sums whose raw rows are still there: once more.
 
     def timeline(self, selection: Selection, *, step_ms: int) -> Timeline:
         """Give a selection's totals over time, without reading a sample.

@@ -1,6 +1,6 @@
 """Stacks of a request as columns: their ids, and the prefix trees of those that are new.
 
-A stack's id is a sum over its frames (store/hashing.py), so that the ids of all its prefixes are
+A stack's id is a sum over its frames (hashing.py), so that the ids of all its prefixes are
 one cumulative sum and a tree is what is left of them once each: no Python loop a frame.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flamewell_collector.store.hashing import GOLDEN, mix
+from flamewell_collector.hashing import GOLDEN, mix
 from flamewell_collector.store.schema import BATCH_FRAMES
 from flamewell_collector.symbol_columns import Locations
 from flamewell_collector.wire_columns import chunks, spread

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from flamewell_collector.store.hashing import frame_hash
+from flamewell_collector.hashing import frame_hash
 
 Bools = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]

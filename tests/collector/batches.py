@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from flamewell_collector.hashing import frame_hash, label_set_hash, stack_hash
 from flamewell_collector.model import DecodedBatch, StackTree
-from flamewell_collector.store.hashing import frame_hash, label_set_hash, stack_hash
 from flamewell_collector.store.head_stacks import HeadStacks
 from flamewell_collector.store.prefix_tree import PrefixTree
 from flamewell_collector.store.schema import (

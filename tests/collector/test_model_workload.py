@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from flamewell_collector.hashing import path_ids, stack_hash
 from flamewell_collector.store import schema
-from flamewell_collector.store.hashing import path_ids, stack_hash
 from flamewell_wire import profile_types
 
 BENCH = str(Path(__file__).parents[2] / "bench")

@@ -143,7 +143,7 @@ def test_go_tool_pprof_lists_the_same_top(tmp_path: Path, kind, unit, shown_type
     data = encode(tree, kind.id, 1_700_000_000_000, 60_000)
     # Go adds up functions of the same name whatever their file.
     ours: dict[str, tuple[int, int]] = {}
-    for row in top(tree).rows:
+    for row in top([tree]).rows:
         own, total = ours.get(row.function, (0, 0))
         ours[row.function] = (own + row.self, total + row.total)
     assert go_top(tmp_path, data, unit) == ours

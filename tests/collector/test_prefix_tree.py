@@ -70,8 +70,7 @@ def test_rows_of_a_block_give_the_same_stacks(amounts: dict[str, int], chosen: s
     assert sorted(numbered.tolist()) == list(range(len(some)))
     parent = np.array([max(each - first, -1) for each in parents], dtype=np.int32)
     frame = stacks.column("frame").to_numpy() - first_frame
-    again, place = PrefixTree.built(parent, frame.astype(np.int32), frames)
-    assert sorted(place.tolist()) == list(range(len(parent)))
+    again = PrefixTree.built(parent, frame.astype(np.int32), frames)
     assert as_stacks(again.tree(*columns(some))) == some
 
 
@@ -122,7 +121,7 @@ def test_two_paths_with_one_id_leave_a_tree() -> None:
     """A sender can make sums that are equal; every node still has a caller before it."""
     frames = frame_rows("ab").set_column(1, "frame_id", pa.array([5, 7], pa.int64()))
     chain = np.array([-1, 0, 1], np.int32)
-    deep, _ = PrefixTree.built(chain, chain, frames)
+    deep = PrefixTree.built(chain, chain, frames)
     forged = PrefixTree(
         deep.path[[0, 2]], np.array([-1, 0], np.int32), np.array([-1, 0], np.int32),
         depth=np.array([0, 1]), frames=deep.frames,

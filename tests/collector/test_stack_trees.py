@@ -10,10 +10,10 @@ from collector.otlp_requests import NOW_MS, Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flamewell_collector.hashing import GOLDEN, frame_hash, mix
 from flamewell_collector.limits import Limits
 from flamewell_collector.otlp import Decoder
 from flamewell_collector.otlp_wire import parse_request
-from flamewell_collector.store.hashing import GOLDEN, frame_hash, mix
 from flamewell_collector.symbol_columns import SymbolHashes
 
 STACK = st.lists(st.sampled_from("abcdef"), max_size=7).map(tuple)

@@ -42,6 +42,15 @@ def test_the_service_with_most_cpu_time_is_shown_first(api: FakeApi, browser_pag
     assert '{service_name="shop"}' in {each.get("query") for each in api.questions("flamegraph")}
 
 
+def test_of_all_services_the_largest_nodes_are_asked_for(api: FakeApi, browser_page: Page) -> None:
+    page = opened(browser_page, api)
+    assert "max_nodes" not in api.questions("flamegraph")[-1]
+    page.get_by_role("link", name="All services").click()
+    expect(page.locator("#title")).to_have_text("All services")
+    settled(page)
+    assert api.questions("flamegraph")[-1]["max_nodes"] == "20000"
+
+
 def test_services_are_found_and_chosen_with_keys(api: FakeApi, browser_page: Page) -> None:
     page = opened(browser_page, api)
     page.keyboard.press("s")

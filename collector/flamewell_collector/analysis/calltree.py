@@ -70,7 +70,7 @@ class _Breadth:
 
 
 @dataclass(frozen=True, slots=True)
-class _Merged:
+class MergedShape:
     """The shape of a call tree: all that does not depend on values.
 
     Attributes:
@@ -92,7 +92,7 @@ def merge(*trees: StackTree) -> CallTree:
     Returns:
         A tree with one column of values for each given tree.
     """
-    shape = _shape_of(trees)
+    shape = shape_of(trees)
     own, total = [], []
     for place, tree in zip(shape.place, trees, strict=True):
         values = np.zeros(shape.name.size, np.int64)
@@ -110,17 +110,17 @@ def merge(*trees: StackTree) -> CallTree:
     )
 
 
-def _shape_of(trees: tuple[StackTree, ...]) -> _Merged:
-    """Work the shape out, or take the one that trees of one shape have already."""
+def shape_of(trees: tuple[StackTree, ...]) -> MergedShape:
+    """Work the shape of merged trees out, or take the one that trees of one shape have already."""
     if any(each.shape is not trees[0].shape for each in trees):
         return _work_out(trees)
     known = trees[0].shape.found
-    if not isinstance(known, _Merged):
+    if not isinstance(known, MergedShape):
         known = trees[0].shape.found = _work_out(trees[:1])
     return replace(known, place=known.place * len(trees))
 
 
-def _work_out(trees: tuple[StackTree, ...]) -> _Merged:
+def _work_out(trees: tuple[StackTree, ...]) -> MergedShape:
     names, rows = _intern_names(trees)
     offsets = np.cumsum([0, *(tree.parent.size for tree in trees)])
     parent = np.concatenate(
@@ -134,7 +134,7 @@ def _work_out(trees: tuple[StackTree, ...]) -> _Merged:
     upper = position[np.maximum(breadth.parent, 0)]
     upper[0] = -1
     depth = np.repeat(np.arange(breadth.starts.size - 1), np.diff(breadth.starts))
-    return _Merged(
+    return MergedShape(
         names=names,
         name=_scatter(position, breadth.name),
         parent=_scatter(position, upper),

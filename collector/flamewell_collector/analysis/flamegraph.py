@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from flamewell_collector.analysis.calltree import Int32s, Int64s, merge
+from flamewell_collector.analysis.joining import joined, side_by_side
 from flamewell_collector.analysis.pruning import prune
 from flamewell_collector.model import StackTree
 
@@ -125,6 +127,23 @@ def build(tree: StackTree, *, max_nodes: int = DEFAULT_MAX_NODES) -> FlameColumn
         total=cut.total[0],
         first_fold=cut.first_fold,
     )
+
+
+def build_together(
+    trees: Sequence[StackTree], *, max_nodes: int = DEFAULT_MAX_NODES
+) -> FlameColumns:
+    """Merge the stacks of several services: as ``build`` of all of them in one tree, but faster.
+
+    Args:
+        trees: The merged profile of each service, at least one.
+        max_nodes: As for ``build``.
+    """
+    if len(trees) == 1:
+        return build(trees[0], max_nodes=max_nodes)
+    together = joined(trees, max_nodes)
+    if together is None:
+        together = side_by_side(trees)
+    return build(together, max_nodes=max_nodes)
 
 
 def build_diff(

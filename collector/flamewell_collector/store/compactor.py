@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from flamewell_collector.errors import StorageError
 from flamewell_collector.store import rollups
+from flamewell_collector.store.block_stacks import BlockStacks, joined, nodes_of
 from flamewell_collector.store.catalog import Block, RollupHour
 from flamewell_collector.store.prefix_tree import PrefixTree
-from flamewell_collector.store.reader import BlockReader, BlockStacks, equal_to, nodes_of
+from flamewell_collector.store.reader import BlockReader, equal_to
 from flamewell_collector.store.sample_rows import SampleRows, int64s
 from flamewell_collector.store.schema import PROFILES
 from flamewell_collector.store.stack_numbers import StackNumbers, StackRows
@@ -264,8 +265,7 @@ def _compact_service(
 def _merged_stacks(service: str, sources: Sequence[_Source]) -> tuple[PrefixTree, list[Int32s]]:
     """Give the stacks of all sources, and for each source number → node."""
     found = [each.stacks(service) for each in sources]
-    tree = PrefixTree.merged([each.tree for each in found])
-    return tree, [tree.moved(each.tree)[each.nodes] for each in found]
+    return joined(PrefixTree.empty(), found)
 
 
 def _join_sums(service: str, parts: Sequence[tuple[int, _Source]], draft: BlockDraft) -> None:

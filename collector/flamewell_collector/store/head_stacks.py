@@ -78,7 +78,7 @@ def _built(parts: list[_Part]) -> PrefixTree:
         nodes += len(each.parent)
         frame_rows += each.frames.num_rows
     parent, frame = np.concatenate(parents), np.concatenate(frames)
-    return PrefixTree.built(parent, frame, pa.concat_tables(rows))[0]
+    return PrefixTree.built(parent, frame, pa.concat_tables(rows))
 
 
 def _int32s(table: pa.Table, column: str) -> Int32s:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flamewell_collector.errors import StorageError
-from flamewell_collector.store.prefix_tree import PrefixTree
+from flamewell_collector.store.block_stacks import BlockStacks
 from flamewell_collector.store.schema import TABLES
+
+T = TypeVar("T")
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
@@ -43,39 +43,6 @@ def equal_to(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """Tell where a column has a name."""
     # Arrow makes ``pc.equal`` and the like when it is imported: no type checker sees them.
     return pc.call_function("equal", [column, name])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BlockStacks:
-    """A service's stacks in a block.
-
-    Attributes:
-        tree: The stacks.
-        nodes: Number of a stack → node in the tree, int32, shape (stacks,).
-    """
-
-    tree: PrefixTree
-    nodes: npt.NDArray[np.int32]
-
-    def nodes_of(self, stack: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
-        """Give the node of each row's stack.
-
-        Raises:
-            StorageError: One is not there.
-        """
-        return nodes_of(self.nodes, stack)
-
-
-def nodes_of(nodes: npt.NDArray[np.int32], stack: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
-    """Give the node of each number.
-
-    Raises:
-        StorageError: One is not there.
-    """
-    if len(stack) and (int(stack.min()) < 0 or int(stack.max()) >= len(nodes)):
-        raise StorageError("samples of a stack that is not there")
-    found: npt.NDArray[np.int32] = nodes[stack]
-    return found
 
 
 class BlockReader:
@@ -118,26 +85,8 @@ class BlockReader:
         Raises:
             StorageError: They are missing, damaged, or point to what is not there.
         """
-        stacks = self.rows("stacks", service)
-        frames = self.rows("frames", service)
-        if not stacks.num_rows:
-            return BlockStacks(PrefixTree.empty(), np.zeros(0, np.int32))
-        first_frame = frames.column("frame")[0].as_py() if frames.num_rows else 0
-        node = _int32(stacks, "node")
-        parent = _int32(stacks, "parent")
-        caller = np.where(parent < 0, parent, parent - node[0])
-        tree, place = PrefixTree.built(
-            caller.astype(np.int32), _int32(stacks, "frame") - np.int32(first_frame), frames
-        )
-        number = stacks.column("stack").fill_null(-1).to_numpy()
-        ended = np.flatnonzero(number >= 0)
-        nodes = np.full(len(ended), -1, dtype=np.int32)
-        if (number[ended] >= len(ended)).any():
-            raise StorageError(f"block {self._folder.name}: numbers of stacks have gaps")
-        nodes[number[ended]] = place[ended]
-        if (nodes < 0).any():
-            raise StorageError(f"block {self._folder.name}: two stacks have one number")
-        return BlockStacks(tree, nodes)
+        stacks, frames = self.rows("stacks", service), self.rows("frames", service)
+        return self._guarded(lambda: BlockStacks.of(stacks, frames))
 
     def _rows(self, table: str, service: str, profile_type: str | None) -> pa.Table:
         file = self._file(table)
@@ -160,10 +109,10 @@ class BlockReader:
                 rows = rows.filter(equal_to(rows.column(column).cast(pa.string()), name))
         return rows.cast(schema)
 
-    def _guarded(self, read: Callable[[], pa.Table]) -> pa.Table:
+    def _guarded(self, read: Callable[[], T]) -> T:
         try:
             return read()
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        except (OSError, ValueError, KeyError, StorageError, pa.ArrowException) as error:
             raise StorageError(f"block {self._folder.name} can't be read: {error}") from error
 
     def _file(self, table: str) -> pq.ParquetFile:
@@ -197,7 +146,3 @@ def _bounds(group: pq.RowGroupMetaData, column: int) -> tuple[str, str]:
     if statistics is None or not statistics.has_min_max:
         return "", chr(0x10FFFF)
     return statistics.min, statistics.max
-
-
-def _int32(table: pa.Table, column: str) -> npt.NDArray[np.int32]:
-    return np.asarray(table.column(column).to_numpy(), dtype=np.int32)

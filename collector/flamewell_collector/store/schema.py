@@ -5,8 +5,8 @@ and FRAMES in ``blocks/tenant=T/date=YYYY-MM-DD/hour=HH/block=ID/``; sums of the
 SLOTS in the place of SAMPLES, in ``rollups/tenant=T/tier=S/date=YYYY-MM-DD/block=ID/``.
 
 Stack, node and frame numbers are local to their block. Stack, frame and series ids are content
-hashes, the same everywhere: 64 bits, stored as signed integers since Spark knows no others. ``block_id``
-tells blocks apart where rows of many are read together: the first 64 bits of the block's name.
+hashes, the same everywhere: 64 bits, stored as signed integers since Spark knows no others. The
+first 64 bits of a block's name, ``block_id``, tell blocks apart where rows of many are read.
 """
 
 from __future__ import annotations

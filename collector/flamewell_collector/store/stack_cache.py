@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flamewell_collector.errors import StorageError
+from flamewell_collector.store.block_stacks import BlockStacks, joined
 from flamewell_collector.store.prefix_tree import PrefixTree
-from flamewell_collector.store.reader import BlockReader, BlockStacks
+from flamewell_collector.store.reader import BlockReader
 
 Int32s = npt.NDArray[np.int32]
 
@@ -153,13 +154,12 @@ def _joined(
     stacks: ServiceStacks, blocks: Mapping[Path, BlockStacks], heads: Sequence[PrefixTree] = ()
 ) -> ServiceStacks:
     """Add the stacks of blocks and heads."""
-    tree = PrefixTree.merged([stacks.tree, *(each.tree for each in blocks.values()), *heads])
+    tree, found = joined(stacks.tree, list(blocks.values()), heads)
     nodes = dict(stacks.nodes)
     if tree is not stacks.tree:
         moved = tree.moved(stacks.tree)
         nodes = {block: moved[mine] for block, mine in nodes.items()}
-    for block, found in blocks.items():
-        nodes[block] = tree.moved(found.tree)[found.nodes]
+    nodes.update(zip(blocks, found, strict=True))
     return ServiceStacks(tree, nodes)
 
 

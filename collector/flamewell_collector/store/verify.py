@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from flamewell_collector.errors import StorageError
 from flamewell_collector.store import batch_codec, folder_lock, rollups, wal
+from flamewell_collector.store.block_stacks import BlockStacks
 from flamewell_collector.store.catalog import Block, Catalog, RollupHour
 from flamewell_collector.store.database_copy import copy_database
-from flamewell_collector.store.reader import BlockReader, BlockStacks
+from flamewell_collector.store.reader import BlockReader
 from flamewell_collector.store.recovery import DAMAGED_FOLDER
 from flamewell_collector.store.sample_rows import SampleRows, int64s
 from flamewell_collector.store.storage import CATALOG_FILE, WAL_FOLDER
@@ -235,8 +236,7 @@ def _sums_agree(
 
 def _by_id(sums: rollups.Columns, stacks: BlockStacks) -> rollups.Columns:
     """Put ids in the place of numbers, which differ from block to block."""
-    ids = stacks.tree.path[stacks.nodes_of(sums["stack"])]
-    return rollups.in_order({**sums, "stack": ids})
+    return rollups.in_order({**sums, "stack": stacks.ids_of(sums["stack"])})
 
 
 def _same(one: pa.Table, other: pa.Table, columns: Sequence[str]) -> bool:

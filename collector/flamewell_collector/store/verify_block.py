@@ -143,15 +143,14 @@ def _check_service(
     ).all():
         yield "profiles of a series that is not there"
     yield from _check_series(service, rows["series"])
-    ids = rows["stacks"].column("stack_id").drop_null().to_numpy()
     stacks = reader.stacks(service)
-    if (stacks.tree.find(ids.astype(np.int64)) < 0).any():
+    if (stacks.tree().find(stacks.ids) < 0).any():
         yield "stacks whose id is not that of their frames"
     for kind in reader.types(service):
         found = reader.rows(table, service, kind)
         counted[table] += found.num_rows
         try:
-            stacks.nodes_of(found.column("stack").to_numpy())
+            stacks.ids_of(found.column("stack").to_numpy())
         except StorageError as error:
             yield f"{kind}: {error}"
         if table == "samples":

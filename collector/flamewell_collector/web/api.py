@@ -89,7 +89,9 @@ class _Views:
     def flame_graph(self) -> Response:
         asked = self._asked()
         selection, max_nodes = asked.selection(), asked.max_nodes()
-        columns = flamegraph.build(self._query.merge(selection), max_nodes=max_nodes)
+        columns = flamegraph.build_together(
+            self._query.merge_services(selection), max_nodes=max_nodes
+        )
         return json_answer(api_answers.flame_graph(columns, selection))
 
     def diff(self) -> Response:
@@ -103,8 +105,8 @@ class _Views:
     def top(self) -> Response:
         asked = self._asked()
         selection, limit = asked.selection(), _limit(asked)
-        table = tops.top(self._query.merge(selection))
-        return json_answer(api_answers.top(table, selection, limit=limit))
+        table = tops.top(self._query.merge_services(selection), limit=limit)
+        return json_answer(api_answers.top(table, selection))
 
     def top_diff(self) -> Response:
         asked = self._asked()

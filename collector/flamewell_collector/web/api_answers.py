@@ -101,13 +101,13 @@ def diff(columns: DiffColumns, base: Selection, selection: Selection) -> dict[st
     }
 
 
-def top(table: TopTable, selection: Selection, *, limit: int) -> dict[str, Any]:
+def top(table: TopTable, selection: Selection) -> dict[str, Any]:
     """Give the functions with most self value."""
     return {
         "type": selection.type_id,
         **_measure(selection),
         "total": table.total,
-        "functions": len(table.rows),
+        "functions": table.functions,
         "rows": [
             {
                 "function": row.function,
@@ -116,7 +116,7 @@ def top(table: TopTable, selection: Selection, *, limit: int) -> dict[str, Any]:
                 "self": row.self,
                 "total": row.total,
             }
-            for row in table.rows[:limit]
+            for row in table.rows
         ],
     }
 

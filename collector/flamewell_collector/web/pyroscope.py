@@ -40,7 +40,7 @@ def pyroscope_blueprint(query: Query) -> Blueprint:
         asked = Parameters(request.args, TENANT, query.now_ms())
         selection, max_nodes = _selection(asked), _max_nodes(asked)
         span = asked.span()
-        columns = flamegraph.build(query.merge(selection), max_nodes=max_nodes)
+        columns = flamegraph.build_together(query.merge_services(selection), max_nodes=max_nodes)
         line = query.timeline(selection, step_ms=choose_step_ms(span))
         bars = flamegraph.levels(columns)
         return json_answer(

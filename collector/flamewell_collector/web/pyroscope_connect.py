@@ -120,8 +120,8 @@ class _Calls:
         return {"labelsSet": [{"labels": _pairs(labels)} for labels in sorted(found) if labels]}
 
     def select_merge_stacktraces(self, message: Message) -> Answer:
-        tree = self._query.merge(message.selection(message.type_id()))
-        columns = flamegraph.build(tree, max_nodes=message.max_nodes(_DEFAULT_MAX_NODES))
+        trees = self._query.merge_services(message.selection(message.type_id()))
+        columns = flamegraph.build_together(trees, max_nodes=message.max_nodes(_DEFAULT_MAX_NODES))
         bars = flamegraph.levels(columns)
         # Stock Grafana says "no data" where there is no graph, and draws an empty one otherwise.
         return {"flamegraph": _graph(bars)} if bars.total else {}

@@ -18,6 +18,8 @@ import { shownTheme, startTheme } from "./theme.js";
 import { TimePanel } from "./timepanel.js";
 import { isRelative, toMs } from "./timerange.js";
 
+/** Of all services only the largest functions are looked at: a tenth of what one is shown with. */
+const EVERYBODYS_NODES = 20_000;
 const LIVE_MS = 10_000;
 /** While there is nothing to show, or nobody answers. */
 const IMPATIENT_MS = 3_000;
@@ -196,7 +198,9 @@ export class App {
       if (error.unreachable && this.flame.age()) return;
       this.flame.fail(notices.failed(error, () => this.loadGraph()));
     };
-    const answer = await this.ask("graph", diff ? "diff" : "flamegraph", parameters, fail);
+    const size = state.service === "" ? { max_nodes: EVERYBODYS_NODES } : {};
+    const asked = { ...parameters, ...size };
+    const answer = await this.ask("graph", diff ? "diff" : "flamegraph", asked, fail);
     if (answer) this.showGraph(buildModel(answer));
     if (answer?.pruned) await this.loadTable(diff ? "top-diff" : "top", parameters);
     if (answer !== null) this.flame.busy(false);
