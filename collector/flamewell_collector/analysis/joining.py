@@ -79,6 +79,21 @@ class _Joined:
     node: Int64s
 
 
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Of nodes. Shape (n,).
+
+    Attributes:
+        parents: Ids of their parents' paths.
+        depths: 0 for the root.
+        names: Number of the service and of its name, as one.
+    """
+
+    parents: UInt64s
+    depths: Int64s
+    names: Int64s
+
+
 def joined(trees: Sequence[StackTree], max_nodes: int) -> StackTree | None:
     """Give a tree of which a flame graph of so many nodes is that of all trees together.
 
@@ -194,10 +209,10 @@ def _put_together(services: Sequence[_Service], shown: _Joined, below: _Joined) 
     What is further below is one node under the one that is cut, which has its value: whether a
     cut node calls anything decides how it is folded.
     """
-    parents, depths, names = (
-        np.concatenate([mine, theirs])
-        for mine, theirs in zip(_places(services, shown), _places(services, below), strict=True)
-    )
+    places = (_places(services, shown), _places(services, below))
+    parents = np.concatenate([each.parents for each in places])
+    depths = np.concatenate([each.depths for each in places])
+    names = np.concatenate([each.names for each in places])
     own = np.concatenate([shown.own, below.own])
     rest = below.total - below.own
     deeper = np.flatnonzero(rest)
@@ -217,8 +232,8 @@ def _put_together(services: Sequence[_Service], shown: _Joined, below: _Joined) 
     )
 
 
-def _places(services: Sequence[_Service], nodes: _Joined) -> tuple[UInt64s, Int64s, Int64s]:
-    """Give of each node its parent's id, its depth, and its name: (service, name) as one."""
+def _places(services: Sequence[_Service], nodes: _Joined) -> _Places:
+    """Look up where nodes are and what they are called."""
     parents = np.zeros(len(nodes.ids), np.uint64)
     depths, names = np.zeros(len(nodes.ids), np.int64), np.zeros(len(nodes.ids), np.int64)
     for at, each in enumerate(services):
@@ -227,7 +242,7 @@ def _places(services: Sequence[_Service], nodes: _Joined) -> tuple[UInt64s, Int6
         parents[mine] = each.paths.ids[np.maximum(each.shape.parent[node], 0)]
         depths[mine] = each.shape.depth[node]
         names[mine] = (at << 32) + each.shape.name[node].astype(np.int64)
-    return parents, depths, names
+    return _Places(parents, depths, names)
 
 
 def _frames(services: Sequence[_Service], names: Int64s) -> tuple[Frames, Int64s]:
