@@ -14,6 +14,7 @@ from flamewell_collector.allocator import keep_freed_memory
 from flamewell_collector.config import CollectorConfig
 from flamewell_collector.dispatch import Dispatch
 from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
+from flamewell_collector.engine.spark import SparkEngine, SparkOptions
 from flamewell_collector.ingest import Ingest
 from flamewell_collector.jobs import Job, Jobs, MemoryGauges
 from flamewell_collector.limits import Limits
@@ -172,8 +173,23 @@ def storage_options(config: CollectorConfig) -> StorageOptions:
     )
 
 
-def make_engine(config: CollectorConfig, storage: Storage) -> DuckDBEngine:
-    """Make the engine; whoever asks for it closes it."""
+def make_engine(config: CollectorConfig, storage: Storage) -> DuckDBEngine | SparkEngine:
+    """Make the engine that the options name; whoever asks for it closes it.
+
+    Raises:
+        ConfigError: Its packages are not installed.
+    """
+    if config.engine == "spark":
+        return SparkEngine(
+            SparkOptions(
+                url=config.engine_url,
+                data_path=config.data_path,
+                data_url=config.engine_data_url,
+                timeout_seconds=config.query_timeout_seconds,
+                head_bytes=config.engine_head_bytes,
+            ),
+            report_damage=storage.set_aside,
+        )
     return DuckDBEngine(
         EngineOptions(
             memory_bytes=config.query_memory_bytes,

@@ -75,6 +75,23 @@ class CollectorConfig:
     query_timeout_seconds: float = option(
         60.0, "a longer query is stopped", unit="seconds", low=0.1, high=3_600
     )
+    engine: str = option(
+        "duckdb", "what sums up stored profiles: duckdb for this process, or spark for any engine "
+        "that speaks Spark Connect (needs the extra flamewell[spark])",
+        choices=("duckdb", "spark"),
+    )  # fmt: skip
+    engine_url: str = option(
+        "", "where the spark engine is: sc://host:port, further options as pyspark takes them "
+        "(/;use_ssl=true;token=...); give a token by the environment, not as a flag",
+    )  # fmt: skip
+    engine_data_url: str = option(
+        "", "data_dir as the spark engine sees it, such as s3a://bucket/flamewell or "
+        "file:///mnt/flamewell; empty if it is the same path there",
+    )  # fmt: skip
+    engine_head_bytes: int = option(
+        64 * _MIB, "profiles that are not in Parquet yet, sent to the spark engine with one query "
+        "at most", unit="bytes", low=_MIB, high=_GIB,
+    )  # fmt: skip
     http_threads: int = option(
         8, "requests that are worked on at once", unit="threads", low=2, high=256
     )
@@ -202,6 +219,8 @@ def load_config(flags: argparse.Namespace, environ: Mapping[str, str]) -> Loaded
         )
     if not config.data_dir:
         raise ConfigError("data_dir is empty; name the folder of the store")
+    if config.engine == "spark" and not config.engine_url.startswith("sc://"):
+        raise ConfigError("engine is spark, so engine_url must say where it is: sc://host:port")
     if not config.ingest_path.startswith("/") or "<" in config.ingest_path:
         raise ConfigError(f"ingest_path is {config.ingest_path!r}, it must start with /")
     return loaded

@@ -18,6 +18,7 @@
     │   └── RateLimited              a tenant sends more than it may
     ├── ConfigError             an option is wrong: exit code 2
     ├── QueryTimeoutError       503  a question took longer than it may
+    ├── EngineUnavailable       503  the distributed query engine can't be reached
     └── StorageError
         ├── StaleBatch               what a batch leaves out is in another log file
         └── StorageUnavailable  503  full or read-only disk; reads go on
@@ -132,3 +133,7 @@ class SelectorError(QueryError):
 
 class QueryTimeoutError(CollectorError):
     """A question took longer than it may."""
+
+
+class EngineUnavailable(CollectorError):
+    """The distributed query engine can't be reached; what is sent in is still taken."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from flamewell.client import DEFAULT_URL
 
-EXPORT_FORMATS = ("pprof", "folded", "speedscope", "svg")
+EXPORT_FORMATS = ("pprof", "folded", "speedscope", "svg", "parquet")
 Run = Callable[[argparse.Namespace], int]
 
 _UNITS = """\

@@ -11,14 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flamewell_collector.analysis import joining
-from flamewell_collector.analysis.flamegraph import FlameColumns, build, build_together
+from flamewell_collector.analysis.flamegraph import (
+    DiffColumns,
+    FlameColumns,
+    build,
+    build_diff,
+    build_diff_together,
+    build_together,
+)
 from flamewell_collector.analysis.joining import joined, side_by_side
 from flamewell_collector.model import StackTree
 
 MAIN, WORK, WORK_LATER, LIB_WORK, *_ = FRAMES
 
 
-def shown(columns: FlameColumns) -> dict[str, object]:
+def shown(columns: FlameColumns | DiffColumns) -> dict[str, object]:
     """Give all but the lines: which of several that a function has is shown is left open."""
     found = {each.name: getattr(columns, each.name) for each in fields(columns)}
     del found["lines"]
@@ -37,6 +44,19 @@ def test_the_same_as_of_one_tree(services: list, max_nodes: int) -> None:
     trees = [tree_of(each) for each in services]
     whole = build(side_by_side(trees), max_nodes=max_nodes)
     assert shown(build_together(trees, max_nodes=max_nodes)) == shown(whole)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    before=st.lists(stacks_strategy, min_size=1, max_size=4),
+    after=st.lists(stacks_strategy, min_size=1, max_size=4),
+    max_nodes=st.integers(1, 40),
+)
+def test_comparisons_too(before: list, after: list, max_nodes: int) -> None:
+    base, later = ([tree_of(each) for each in services] for services in (before, after))
+    whole = build_diff(side_by_side(base), side_by_side(later), max_nodes=max_nodes)
+    together = build_diff_together(base, later, max_nodes=max_nodes)
+    assert shown(together) == shown(whole)
 
 
 @settings(max_examples=100, deadline=None)
@@ -63,8 +83,7 @@ def test_little_is_put_together() -> None:
         weights = chance.zipf(1.5, 1_000).clip(max=10**6).tolist()
         stacks = [((MAIN, frame), weight) for frame, weight in zip(frames, weights, strict=True)]
         trees.append(tree_of(stacks))
-    found = joined(trees, 50)
-    assert found is not None
+    (found,) = joined([trees], 50) or ()
     assert found.value.sum() == sum(each.value.sum() for each in trees)
     assert shown(build(found, max_nodes=50)) == shown(build(side_by_side(trees), max_nodes=50))
 
@@ -72,7 +91,7 @@ def test_little_is_put_together() -> None:
 @pytest.mark.parametrize("value", [-1, 2**62])
 def test_values_that_cannot_be_added_up_by_parts(value: int) -> None:
     trees = [tree_of([((MAIN, WORK), value)]), tree_of([((MAIN, LIB_WORK), 2)])]
-    assert joined(trees, 10) is None
+    assert joined([trees], 10) is None
     assert build_together(trees).total[0] == value + 2
 
 

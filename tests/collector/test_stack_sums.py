@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from collector.batches import TENANT, P, as_stacks, batch
 from collector.stored import NOON_MS, block_folders, raw_folders
@@ -282,6 +284,15 @@ def test_blocks_are_named_in_errors(tmp_path: Path) -> None:
     path = tmp_path / "block=abc" / "samples.parquet"
     with pytest.raises(StorageError, match="block=abc/samples"):
         RowGroups().find(path, "s", CPU.id)
+
+
+def test_a_file_of_somebody_else_is_no_block(tmp_path: Path) -> None:
+    path = tmp_path / "block=abc" / "samples.parquet"
+    path.parent.mkdir()
+    rows = {"service_name": ["s"], "profile_type": ["t"], "time": [1]}
+    pq.write_table(pa.table(rows), path, write_statistics=False)
+    with pytest.raises(StorageError, match="of what time"):
+        RowGroups().find(path, "s", "t")
 
 
 def test_compacted_blocks_have_each_stack_once(storage: Storage, tmp_path: Path) -> None:

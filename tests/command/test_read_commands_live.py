@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import pyarrow.parquet as pq
 import pytest
 from end_to_end.otlp_batches import cpu_request
 from end_to_end.system import System, system
@@ -100,7 +101,7 @@ def test_diff_shows_what_changed(collector, capsys) -> None:
 
 
 def test_every_format_is_written(collector, capsys, tmp_path: Path) -> None:
-    for name in ("pprof", "folded", "speedscope", "svg"):
+    for name in ("pprof", "folded", "speedscope", "svg", "parquet"):
         run(collector, capsys, "export", "payments", "--format", name, "-o", str(tmp_path / name))
     profile = Profile.FromString(gzip.decompress((tmp_path / "pprof").read_bytes()))
     assert sum(sample.value[0] for sample in profile.sample) == 19 * SECOND
@@ -108,6 +109,8 @@ def test_every_format_is_written(collector, capsys, tmp_path: Path) -> None:
     (sampled,) = json.loads((tmp_path / "speedscope").read_bytes())["profiles"]
     assert sampled["endValue"] == 19 * SECOND
     assert ET.fromstring((tmp_path / "svg").read_text()).tag.endswith("svg")
+    rows = pq.read_table(tmp_path / "parquet")
+    assert sum(rows.column("value").to_pylist()) == 19 * SECOND
 
 
 @pytest.mark.parametrize(

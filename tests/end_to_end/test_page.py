@@ -230,7 +230,7 @@ def test_the_theme_is_the_systems_until_one_is_chosen(
 def test_exports(api: FakeApi, browser_page: Page) -> None:
     page = opened(browser_page, api)
     page.locator("#export-menu summary").click()
-    forms = ["pprof", "folded", "speedscope", "svg"]
+    forms = ["pprof", "folded", "speedscope", "svg", "parquet"]
     for form in forms:
         with page.expect_download() as download:
             page.locator(f"#export-links a[href*='format={form}']").click()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from flamewell_collector.analysis.calltree import merge
-from flamewell_collector.analysis.top import sums_by_name
+from flamewell_collector.analysis.top import FunctionSums, first_rows
 from flamewell_collector.model import StackTree
 
 
@@ -39,27 +40,55 @@ class DiffTable:
     """Functions, largest change of the self value first, up or down, then of the total.
 
     Attributes:
-        rows: All functions with a value in either profile.
+        rows: The first of the functions with a value in either profile.
+        functions: How many these are.
         total: The later profile's value.
         base_total: The earlier profile's value.
     """
 
     rows: list[DiffRow]
+    functions: int
     total: int
     base_total: int
 
 
-def top_diff(base: StackTree, tree: StackTree) -> DiffTable:
-    """Compare self and total by (function, file); values are amounts as they are, not scaled."""
-    merged = merge(base, tree)
-    (base_own, own), (base_total, total) = sums_by_name(merged)
-    shown = np.flatnonzero((own != 0) | (total != 0) | (base_own != 0) | (base_total != 0))
-    own_change, total_change = np.abs(own - base_own), np.abs(total - base_total)
-    shown = shown[np.lexsort((shown, -total_change[shown], -own_change[shown]))]
-    names = merged.names
-    values = np.stack([own, total, base_own, base_total], axis=1)[shown].tolist()
+def top_diff(
+    base: Sequence[StackTree], trees: Sequence[StackTree], *, limit: int | None = None
+) -> DiffTable:
+    """Compare self and total by (function, file); values are amounts as they are, not scaled.
+
+    Args:
+        base: The earlier profile of each service; or one of all.
+        trees: The later ones.
+        limit: Rows at most; None for all.
+    """
+    sides = (FunctionSums(trees), FunctionSums(base))
+    keys = np.union1d(sides[0].keys, sides[1].keys)
+    values = np.zeros((len(keys), 4), np.int64)
+    for side, sums in enumerate(sides):
+        place = np.searchsorted(keys, sums.keys)
+        values[place, 2 * side], values[place, 2 * side + 1] = sums.own, sums.total
+    shown = np.flatnonzero(values.any(axis=1))
+    change = np.abs(values[shown, :2] - values[shown, 2:])
     rows = [
-        DiffRow(names.functions[at], names.files[at], names.lines[at], *row)
-        for at, row in zip(shown.tolist(), values, strict=True)
+        DiffRow(*_name(sides, keys[at]), *values[at].tolist())
+        for at in first_rows(change[:, 0], change[:, 1], shown, limit).tolist()
     ]
-    return DiffTable(rows, int(merged.total[1][0]), int(merged.total[0][0]))
+    rows.sort(
+        key=lambda row: (
+            -abs(row.self - row.base_self),
+            -abs(row.total - row.base_total),
+            row.function,
+            row.file,
+        )
+    )
+    return DiffTable(rows[:limit], len(shown), sides[0].whole, sides[1].whole)
+
+
+def _name(sides: Sequence[FunctionSums], key: Any) -> tuple[str, str, int]:
+    """Give function, file and line, as they are where the function is: the later one first."""
+    for sums in sides:
+        at = int(np.searchsorted(sums.keys, key))
+        if at < len(sums.keys) and sums.keys[at] == key:
+            return sums.name(at)
+    raise KeyError(key)

@@ -140,10 +140,25 @@ def build_together(
     """
     if len(trees) == 1:
         return build(trees[0], max_nodes=max_nodes)
-    together = joined(trees, max_nodes)
-    if together is None:
-        together = side_by_side(trees)
+    (together,) = joined([trees], max_nodes) or (side_by_side(trees),)
     return build(together, max_nodes=max_nodes)
+
+
+def build_diff_together(
+    base: Sequence[StackTree], trees: Sequence[StackTree], *, max_nodes: int = DEFAULT_MAX_NODES
+) -> DiffColumns:
+    """Compare the stacks of several services: as ``build_diff`` of all of them, but faster.
+
+    Args:
+        base: The earlier profile of each service, at least one.
+        trees: The later ones, of the same services or others.
+        max_nodes: As for ``build_diff``.
+    """
+    both = (base, trees)
+    if len(base) == len(trees) == 1:
+        return build_diff(base[0], trees[0], max_nodes=max_nodes)
+    one, other = joined(both, max_nodes) or tuple(side_by_side(each) for each in both)
+    return build_diff(one, other, max_nodes=max_nodes)
 
 
 def build_diff(

@@ -1,4 +1,4 @@
-"""Joins the profiles of many services into one tree that has just what a flame graph shows.
+"""Joins the profiles of many services into trees that have just what a flame graph shows.
 
 A flame graph of all services shows some hundred thousand of their millions of nodes. Every node has
 an id, a hash of the functions on its path, so that nodes of different services meet without being
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from flamewell_collector.analysis.calltree import MergedShape, Names, shape_of, subtree_sums
 from flamewell_collector.hashing import path_ids
-from flamewell_collector.model import Frames, StackTree
+from flamewell_collector.model import Frames, Shape, StackTree
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -47,7 +47,8 @@ class _Paths:
 class _Service:
     """One service's call tree with its values."""
 
-    def __init__(self, tree: StackTree) -> None:
+    def __init__(self, tree: StackTree, column: int) -> None:
+        self.column = column
         self.shape: MergedShape = shape_of((tree,))
         self.paths = _paths_of(tree, self.shape)
         own = np.zeros(self.shape.name.size, np.int64)
@@ -66,8 +67,8 @@ class _Joined:
 
     Attributes:
         ids: Of their paths.
-        own: Own values.
-        total: With all that is below.
+        own: Own values, shape (columns, n).
+        total: With all that is below, shape (columns, n).
         service: One that has the node.
         node: The node there.
     """
@@ -77,6 +78,22 @@ class _Joined:
     total: Int64s
     service: Int64s
     node: Int64s
+
+    @property
+    def weight(self) -> Int64s:
+        """What a node weighs: the totals of all columns."""
+        weight: Int64s = self.total.sum(axis=0)
+        return weight
+
+    def only(self, kept: Bools) -> _Joined:
+        """Leave nodes out."""
+        return _Joined(
+            self.ids[kept],
+            self.own[:, kept],
+            self.total[:, kept],
+            self.service[kept],
+            self.node[kept],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +111,22 @@ class _Places:
     names: Int64s
 
 
-def joined(trees: Sequence[StackTree], max_nodes: int) -> StackTree | None:
-    """Give a tree of which a flame graph of so many nodes is that of all trees together.
+def joined(columns: Sequence[Sequence[StackTree]], max_nodes: int) -> tuple[StackTree, ...] | None:
+    """Give trees of which a flame graph of so many nodes is that of all trees together.
 
     Args:
-        trees: One a service.
+        columns: What is added up, a tree a service: of one profile, or of each that is compared.
         max_nodes: Of the flame graph.
 
     Returns:
-        The tree; None where values are negative or so large that sums of them would not fit.
+        A tree a column, all of one shape; None where values are negative or so large that sums of
+        them would not fit.
     """
-    amount = sum(float(np.abs(each.value.astype(np.float64)).sum()) for each in trees)
-    if amount >= _SAFE or any((each.value < 0).any() for each in trees):
+    every = [each for trees in columns for each in trees]
+    amount = sum(float(np.abs(each.value.astype(np.float64)).sum()) for each in every)
+    if amount >= _SAFE or any((each.value < 0).any() for each in every):
         return None
-    services = [_Service(each) for each in trees]
+    services = [_Service(each, at) for at, trees in enumerate(columns) for each in trees]
     shown, flags = _heaviest(services, max(1, max_nodes))
     below = [
         np.flatnonzero((each.total > 0) & ~mine & mine[np.maximum(each.shape.parent, 0)])
@@ -155,15 +174,13 @@ def _heaviest(services: Sequence[_Service], count: int) -> tuple[_Joined, list[B
     enough = float(_nth_largest(cells, count))
     rows = [_rows_in_cells(each, cells, bits, enough) for each in services]
     found = _join(services, rows)
-    lightest = float(_nth_largest(found.total, count))
+    lightest = float(_nth_largest(found.weight, count))
     if lightest < enough:
         rows = [_rows_in_cells(each, cells, bits, lightest) for each in services]
         found = _join(services, rows)
-    kept = found.total >= max(1, _nth_largest(found.total, count))
+    kept = found.weight >= max(1, _nth_largest(found.weight, count))
     kept[0] = True  # the root
-    shown = _Joined(
-        *(getattr(found, name)[kept] for name in ("ids", "own", "total", "service", "node"))
-    )
+    shown = found.only(kept)
     flags = [_flags(each, mine, shown.ids) for each, mine in zip(services, rows, strict=True)]
     return shown, flags
 
@@ -196,15 +213,20 @@ def _join(services: Sequence[_Service], rows: Sequence[Int64s]) -> _Joined:
     both = list(zip(services, rows, strict=True))
     ids = np.concatenate([each.paths.ids[mine] for each, mine in both])
     found, first, place = np.unique(ids, return_index=True, return_inverse=True)
-    own, total = np.zeros(len(found), np.int64), np.zeros(len(found), np.int64)
-    np.add.at(own, place, np.concatenate([each.own[mine] for each, mine in both]))
-    np.add.at(total, place, np.concatenate([each.total[mine] for each, mine in both]))
-    service = np.repeat(np.arange(len(rows)), [len(mine) for mine in rows])[first]
+    count = max(each.column for each in services) + 1
+    own, total = np.zeros((count, len(found)), np.int64), np.zeros((count, len(found)), np.int64)
+    lengths = [len(mine) for mine in rows]
+    column = np.repeat([each.column for each in services], lengths)
+    np.add.at(own, (column, place), np.concatenate([each.own[mine] for each, mine in both]))
+    np.add.at(total, (column, place), np.concatenate([each.total[mine] for each, mine in both]))
+    service = np.repeat(np.arange(len(rows)), lengths)[first]
     return _Joined(found, own, total, service, np.concatenate(rows)[first])
 
 
-def _put_together(services: Sequence[_Service], shown: _Joined, below: _Joined) -> StackTree:
-    """Make a tree of what is shown and of what is cut right below it.
+def _put_together(
+    services: Sequence[_Service], shown: _Joined, below: _Joined
+) -> tuple[StackTree, ...]:
+    """Make trees of what is shown and of what is cut right below it.
 
     What is further below is one node under the one that is cut, which has its value: whether a
     cut node calls anything decides how it is folded.
@@ -213,9 +235,9 @@ def _put_together(services: Sequence[_Service], shown: _Joined, below: _Joined) 
     parents = np.concatenate([each.parents for each in places])
     depths = np.concatenate([each.depths for each in places])
     names = np.concatenate([each.names for each in places])
-    own = np.concatenate([shown.own, below.own])
+    own = np.concatenate([shown.own, below.own], axis=1)
     rest = below.total - below.own
-    deeper = np.flatnonzero(rest)
+    deeper = np.flatnonzero(rest.any(axis=0))
     order = np.argsort(depths, kind="stable")
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order))
@@ -224,12 +246,11 @@ def _put_together(services: Sequence[_Service], shown: _Joined, below: _Joined) 
     frames, frame = _frames(services, names[order])
     frame[0] = -1
     hidden = number[len(shown.ids) + deeper]
-    return StackTree(
-        parent=np.concatenate([up, hidden]).astype(np.int32),
-        frame=np.concatenate([frame, frame[hidden]]).astype(np.int32),
-        value=np.concatenate([own[order], rest[deeper]]),
-        frames=frames,
-    )
+    parent = np.concatenate([up, hidden]).astype(np.int32)
+    frames_of = np.concatenate([frame, frame[hidden]]).astype(np.int32)
+    values = np.concatenate([own[:, order], rest[:, deeper]], axis=1)
+    shape = Shape()
+    return tuple(StackTree(parent, frames_of, each, frames, shape) for each in values)
 
 
 def _places(services: Sequence[_Service], nodes: _Joined) -> _Places:

@@ -48,6 +48,44 @@ class TopTable:
     total: int
 
 
+class FunctionSums:
+    """Own values and totals of functions over several services.
+
+    Attributes:
+        keys: Hashes of function and file, ascending, shape (n,).
+        own: int64, shape (n,).
+        total: With all that they call; a recursive function counts once a stack. Shape (n,).
+        whole: The value of all profiles.
+    """
+
+    def __init__(self, trees: Sequence[StackTree]) -> None:
+        self._shapes = [shape_of((each,)) for each in trees]
+        owns, totals, self.whole = [], [], 0
+        for tree in trees:
+            merged = merge(tree)
+            if not isinstance(tree.shape.outermost, np.ndarray):
+                tree.shape.outermost = outermost(merged).astype(np.int32)
+            (own,), (total,) = sums_by_name(merged, tree.shape.outermost)
+            owns.append(own)
+            totals.append(total)
+            self.whole += int(merged.total[0][0])
+        hashes = [name_hashes(*each) for each in zip(trees, self._shapes, strict=True)]
+        self._ends = np.cumsum([len(each) for each in hashes])
+        self.keys, self._first, place = np.unique(
+            np.concatenate(hashes), return_index=True, return_inverse=True
+        )
+        self.own, self.total = (np.zeros(len(self.keys), np.int64) for _ in range(2))
+        np.add.at(self.own, place, np.concatenate(owns))
+        np.add.at(self.total, place, np.concatenate(totals))
+
+    def name(self, at: int) -> tuple[str, str, int]:
+        """Give function, file and line of a row."""
+        service = int(np.searchsorted(self._ends, self._first[at], side="right"))
+        names = self._shapes[service].names
+        number = int(self._first[at] - self._ends[service])  # from the end, as negative ones count
+        return names.functions[number], names.files[number], names.lines[number]
+
+
 def top(trees: Sequence[StackTree], *, limit: int | None = None) -> TopTable:
     """Sum up self and total by (function, file).
 
@@ -55,43 +93,32 @@ def top(trees: Sequence[StackTree], *, limit: int | None = None) -> TopTable:
         trees: The merged profile of each service; or one of all.
         limit: Rows at most; None for all.
     """
-    shapes = [shape_of((each,)) for each in trees]
-    owns, totals, whole = [], [], 0
-    for tree in trees:
-        merged = merge(tree)
-        if not isinstance(tree.shape.outermost, np.ndarray):
-            tree.shape.outermost = outermost(merged).astype(np.int32)
-        (own,), (total,) = sums_by_name(merged, tree.shape.outermost)
-        owns.append(own)
-        totals.append(total)
-        whole += int(merged.total[0][0])
-    keys = [name_hashes(tree, shape) for tree, shape in zip(trees, shapes, strict=True)]
-    found, first, place = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
-    own, total = np.zeros(len(found), np.int64), np.zeros(len(found), np.int64)
-    np.add.at(own, place, np.concatenate(owns))
-    np.add.at(total, place, np.concatenate(totals))
+    sums = FunctionSums(trees)
+    own, total = sums.own, sums.total
     shown = np.flatnonzero((own != 0) | (total != 0))
-    ends = np.cumsum([len(each) for each in keys])
-    rows = []
-    for at in _largest(own, total, shown, limit).tolist():
-        service = int(np.searchsorted(ends, first[at], side="right"))
-        names = shapes[service].names
-        number = int(first[at] - ends[service])  # from the end, as negative ones count
-        name = (names.functions[number], names.files[number], names.lines[number])
-        rows.append(TopRow(*name, int(own[at]), int(total[at])))
+    rows = [
+        TopRow(*sums.name(at), int(own[at]), int(total[at]))
+        for at in first_rows(own[shown], total[shown], shown, limit).tolist()
+    ]
     rows.sort(key=lambda row: (-row.self, -row.total, row.function, row.file))
-    return TopTable(rows[:limit], len(shown), whole)
+    return TopTable(rows[:limit], len(shown), sums.whole)
 
 
-def _largest(own: Int64s, total: Int64s, shown: Int64s, limit: int | None) -> Int64s:
-    """Give the first of some functions, and those that are level with the last of them."""
-    order = shown[np.lexsort((-total[shown], -own[shown]))]
-    if limit is None or len(order) <= limit:
-        return order
-    last = order[max(0, limit - 1)]
-    level = (own[order] == own[last]) & (total[order] == total[last])
-    end = max(limit, int(np.flatnonzero(level)[-1]) + 1)
-    return order[:end]
+def first_rows(one: Int64s, other: Int64s, rows: Int64s, limit: int | None) -> Int64s:
+    """Give those of some rows with the largest values, and all level with the last of them.
+
+    Args:
+        one: What they are ordered by, shape (n,).
+        other: What rows level by that are ordered by, shape (n,).
+        rows: Shape (n,).
+        limit: How many are wanted at least; None for all.
+    """
+    order = np.lexsort((-other, -one))
+    if limit is not None and len(order) > limit:
+        last = order[max(0, limit - 1)]
+        level = (one[order] == one[last]) & (other[order] == other[last])
+        order = order[: max(limit, int(np.flatnonzero(level)[-1]) + 1)]
+    return rows[order]
 
 
 def sums_by_name(

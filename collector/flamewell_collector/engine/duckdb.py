@@ -7,29 +7,19 @@ stack_sums.py.
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
-from flamewell_collector.engine import statements
-from flamewell_collector.engine.grid import BUCKET_MS, minutes_with_data
+from flamewell_collector.engine.compose import compose
 from flamewell_collector.engine.scan import Columns, Scan, StacksOf, StackSums, Statement
-from flamewell_collector.engine.stack_sums import SeriesReadings, StackSummer
+from flamewell_collector.engine.stack_sums import StackSummer, readings_of
 from flamewell_collector.errors import Overloaded, QueryTimeoutError, StorageError
-from flamewell_collector.store.schema import TABLES
-
-_MAX_SERVICES_PUSHED: Final = 200
-"""Beyond that many names the list costs more to compare than the row groups it saves."""
-
-_MAX_SERIES_PUSHED: Final = 200
-"""The same of series."""
 
 _SUM_INT64: Final = """
 CREATE MACRO SUM_INT64(x) AS CAST(
@@ -126,14 +116,7 @@ class DuckDBEngine:
         Raises:
             QueryTimeoutError: It took longer than it may.
         """
-        if not gauge:
-            return StackSums(tuple(self._summer.sums(scan, stacks_of, None)), 1)
-        found = self.run(statements.SERIES_READINGS, scan, bucket_ms=BUCKET_MS)
-        names = ("series_id", "bucket", "readings")
-        readings = SeriesReadings(BUCKET_MS, *(found[name] for name in names))
-        buckets = len(np.unique(readings.bucket))
-        if scan.sums:
-            buckets += minutes_with_data(self.run(statements.SLOT_MINUTES, scan))
+        readings, buckets = readings_of(self, scan) if gauge else (None, 1)
         return StackSums(tuple(self._summer.sums(scan, stacks_of, readings)), buckets)
 
     def close(self) -> None:
@@ -141,8 +124,10 @@ class DuckDBEngine:
         self._connection.close()
 
     def _execute(self, statement: Statement, scan: Scan, parameters: dict[str, int]) -> Columns:
-        sql, values = _compose(statement, scan)
-        values = {name: each for name, each in (values | parameters).items() if f"${name}" in sql}
+        places = _Places()
+        text = compose(statement, scan, places)
+        sql, given = text.sql, {**text.values, **places.values, **parameters}
+        values = {name: each for name, each in given.items() if f"${name}" in sql}
         cursor = self._connection.cursor()
         try:
             cursor.register("head_profiles", scan.head_profiles)
@@ -180,74 +165,22 @@ class DuckDBEngine:
         return damaged
 
 
-def _compose(statement: Statement, scan: Scan) -> tuple[str, dict[str, Any]]:
-    """Put the relations that a statement reads in front of it."""
-    values: dict[str, Any] = {"scan_start_ms": scan.start_ms, "scan_end_ms": scan.end_ms}
-    condition = _condition(scan, values)
-    relations = []
-    for relation in statement.reads:
-        sources = list(_sources(relation, scan, values))
-        # Tables and conditions are our own text, all that comes from outside is a parameter.
-        parts = [
-            f"SELECT {columns} FROM {source} WHERE {condition}{times}"  # noqa: S608 - see above
-            for columns, source, times in sources
-        ] or [_nothing(relation)]
-        relations.append(f"{relation} AS (\n{' UNION ALL '.join(parts)}\n)")
-    return f"WITH {', '.join(relations)}\nSELECT * FROM (\n{statement.sql}\n) AS answer", values
+class _Places:
+    """Files are parameters, one list a mention."""
 
+    def __init__(self) -> None:
+        self.values: dict[str, list[str]] = {}
 
-def _sources(relation: str, scan: Scan, values: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Give (columns, table or files, further condition) of what makes up a relation."""
-    table = "profiles" if relation == "totals" else relation
-    columns = ", ".join(TABLES[table].names)
-    if table == "profiles":
-        yield columns, "head_profiles", ""
-        if scan.blocks:
-            values["files"] = [str(block / "profiles.parquet") for block in scan.blocks]
-            yield columns, "read_parquet($files, hive_partitioning = false)", ""
-    if relation == "profiles":
-        return
-    alike: dict[tuple[tuple[int, int], ...], list[Path]] = defaultdict(list)
-    for each in scan.totals if relation == "totals" else scan.sums:
-        alike[each.ranges].append(each.block)
-    for number, (ranges, blocks) in enumerate(alike.items()):
-        files = f"{relation}_files_{number}"
-        values[files] = [str(block / f"{table}.parquet") for block in blocks]
-        # Whole numbers of our own: nothing in them comes from outside.
-        times = " OR ".join(f"(time >= {first:d} AND time < {last:d})" for first, last in ranges)
-        yield columns, f"read_parquet(${files}, hive_partitioning = false)", f" AND ({times})"
+    def files(self, table: str, blocks: Sequence[Path]) -> str:
+        name = f"files_{len(self.values)}"
+        self.values[name] = [str(block / f"{table}.parquet") for block in blocks]
+        return f"read_parquet(${name}, hive_partitioning = false)"
 
+    def head_profiles(self) -> str:
+        return "head_profiles"
 
-def _nothing(relation: str) -> str:
-    """Give a relation without rows."""
-    columns = ", ".join(
-        f"CAST(NULL AS {'VARCHAR' if pa.types.is_string(field.type) else 'BIGINT'}) AS {field.name}"
-        for field in TABLES[relation]
-    )
-    return f"SELECT {columns} WHERE false"
-
-
-def _condition(scan: Scan, values: dict[str, Any]) -> str:
-    """Say in SQL which rows count; names of services and types let row groups be skipped."""
-    parts = ["time >= $scan_start_ms AND time < $scan_end_ms"]
-    services = scan.services
-    if services is not None and (scan.every_service or scan.series_ids is not None):
-        few = len(services) <= _MAX_SERVICES_PUSHED and not scan.every_service
-        services = services if few else None
-    for column, chosen in (("profile_type", scan.type_ids or None), ("service_name", services)):
-        if chosen is not None:
-            names = [f"{column}_{number}" for number in range(len(chosen))]
-            values.update(zip(names, chosen, strict=True))
-            allowed = ", ".join(f"${name}" for name in names)
-            parts.append(f"{column} IN ({allowed})" if allowed else "false")
-    if scan.series_ids is not None and len(scan.series_ids) <= _MAX_SERIES_PUSHED:
-        # Whole numbers of our own, compared while the files are decoded: one pod of ten in 24 h
-        # takes 69 ms, by a join 106.
-        wanted = ", ".join(f"{each:d}" for each in scan.series_ids.tolist())
-        parts.append(f"series_id IN ({wanted})" if wanted else "false")
-    elif scan.series_ids is not None:
-        parts.append("series_id IN (SELECT series_id FROM wanted_series)")
-    return " AND ".join(parts)
+    def wanted_series(self) -> str:
+        return "wanted_series"
 
 
 @contextmanager

@@ -86,7 +86,8 @@ class Statement:
 
     Attributes:
         reads: Relations that hold the scan's rows and no others: ``profiles`` as they came,
-            ``slots`` of its sums, ``totals``: profiles and what counts in their place.
+            ``slots`` of its sums, ``totals``: profiles and what counts in their place; of blocks
+            alone ``samples``, ``rollups`` and the ``stacks`` of both.
         sql: The text; ``$name`` stands for a parameter.
     """
 
@@ -99,11 +100,13 @@ class ServiceSums:
     """Values of one service by the nodes of its tree.
 
     Attributes:
+        service: Its name.
         tree: Its stacks.
         by_readings: Readings a minute of the series that were summed up (1 for deltas) → sums,
             int64, shape (nodes,).
     """
 
+    service: str
     tree: PrefixTree
     by_readings: Mapping[int, npt.NDArray[np.int64]]
 

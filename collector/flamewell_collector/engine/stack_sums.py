@@ -21,7 +21,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flamewell_collector.engine.scan import Scan, ServiceSums, StacksOf
+from flamewell_collector.engine import statements
+from flamewell_collector.engine.grid import BUCKET_MS, minutes_with_data
+from flamewell_collector.engine.scan import Engine, Scan, ServiceSums, StacksOf
 from flamewell_collector.errors import QueryTimeoutError, StorageError
 from flamewell_collector.store.exact_sums import add_by
 from flamewell_collector.store.head import by_service
@@ -72,6 +74,7 @@ class SeriesReadings:
 class _Service:
     """What comes together for one service."""
 
+    name: str
     stacks: ServiceStacks
     lock: threading.Lock = field(default_factory=threading.Lock)
     by_readings: dict[int, Int64s] = field(default_factory=dict)
@@ -118,6 +121,17 @@ class _Rows:
             return np.ones(len(series_id), bool)
         at = np.minimum(np.searchsorted(wanted, series_id), max(0, len(wanted) - 1))
         return wanted[at] == series_id if len(wanted) else np.zeros(len(series_id), bool)
+
+
+def readings_of(engine: Engine, scan: Scan) -> tuple[SeriesReadings, int]:
+    """Ask how often each series of gauges was read, and how many buckets have a reading."""
+    found = engine.run(statements.SERIES_READINGS, scan, bucket_ms=BUCKET_MS)
+    names = ("series_id", "bucket", "readings")
+    readings = SeriesReadings(BUCKET_MS, *(found[name] for name in names))
+    buckets = len(np.unique(readings.bucket))
+    if scan.sums:
+        buckets += minutes_with_data(engine.run(statements.SLOT_MINUTES, scan))
+    return readings, buckets
 
 
 class StackSummer:
@@ -171,7 +185,7 @@ class StackSummer:
             if not found and name not in head:
                 continue
             folders = dict.fromkeys(path.parent for path, _, _ in found)
-            service = _Service(stacks_of(name, list(folders)))
+            service = _Service(name, stacks_of(name, list(folders)))
             services.append(service)
             if name in head:
                 work.append(partial(_add_head, service, head[name], rows))
@@ -179,7 +193,9 @@ class StackSummer:
                 work.append(partial(self._add_group, service, path, group, mine, deadline))
         self._do(work)
         return [
-            ServiceSums(each.stacks.tree, each.by_readings) for each in services if each.by_readings
+            ServiceSums(each.name, each.stacks.tree, each.by_readings)
+            for each in services
+            if each.by_readings
         ]
 
     def _find(self, path: Path, service: str, rows: _Rows) -> list[RowGroup]:

@@ -122,6 +122,8 @@ def _read_footer(path: Path) -> _Footer:
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
             times = group.column(time).statistics
+            if times is None or not times.has_min_max:
+                raise ValueError(f"row group {number} does not say of what time it is")
             found = RowGroup(number, group.num_rows, times.min, times.max)
             owner = (_only(file, number, service), _only(file, number, kind))
             groups[owner].append(found)

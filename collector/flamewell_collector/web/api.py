@@ -97,8 +97,10 @@ class _Views:
     def diff(self) -> Response:
         asked = self._asked()
         base, selection = asked.base_selection(), asked.selection()
-        columns = flamegraph.build_diff(
-            self._query.merge(base), self._query.merge(selection), max_nodes=asked.max_nodes()
+        columns = flamegraph.build_diff_together(
+            self._query.merge_services(base),
+            self._query.merge_services(selection),
+            max_nodes=asked.max_nodes(),
         )
         return json_answer(api_answers.diff(columns, base, selection))
 
@@ -111,8 +113,10 @@ class _Views:
     def top_diff(self) -> Response:
         asked = self._asked()
         base, selection, limit = asked.base_selection(), asked.selection(), _limit(asked)
-        table = diffs.top_diff(self._query.merge(base), self._query.merge(selection))
-        return json_answer(api_answers.top_diff(table, selection, limit=limit))
+        table = diffs.top_diff(
+            self._query.merge_services(base), self._query.merge_services(selection), limit=limit
+        )
+        return json_answer(api_answers.top_diff(table, selection))
 
     def export(self) -> Response:
         asked = self._asked()

@@ -121,14 +121,14 @@ def top(table: TopTable, selection: Selection) -> dict[str, Any]:
     }
 
 
-def top_diff(table: DiffTable, selection: Selection, *, limit: int) -> dict[str, Any]:
+def top_diff(table: DiffTable, selection: Selection) -> dict[str, Any]:
     """Give the functions whose self value changed most."""
     return {
         "type": selection.type_id,
         **_measure(selection),
         "total": table.total,
         "base_total": table.base_total,
-        "functions": len(table.rows),
+        "functions": table.functions,
         "rows": [
             {
                 "function": row.function,
@@ -139,7 +139,7 @@ def top_diff(table: DiffTable, selection: Selection, *, limit: int) -> dict[str,
                 "base_self": row.base_self,
                 "base_total": row.base_total,
             }
-            for row in table.rows[:limit]
+            for row in table.rows
         ],
     }
 

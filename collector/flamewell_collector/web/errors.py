@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from flamewell_collector.errors import (
     CollectorError,
     Conflict,
+    EngineUnavailable,
     Forbidden,
     InvalidRequest,
     NotFound,
@@ -42,6 +43,7 @@ _STATUS: Final[tuple[tuple[type[CollectorError], int], ...]] = (
     (InvalidRequest, 400),
     (Overloaded, 429),
     (QueryTimeoutError, 503),
+    (EngineUnavailable, 503),
     (StorageUnavailable, 503),
     (StorageError, 500),
 )

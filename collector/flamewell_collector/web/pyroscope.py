@@ -58,8 +58,8 @@ def pyroscope_blueprint(query: Query) -> Blueprint:
         left, right = _selection(asked, "left"), _selection(asked, "right")
         if left.type_id != right.type_id:
             raise QueryError("both sides of a diff must have the same profile type")
-        columns = flamegraph.build_diff(
-            query.merge(left), query.merge(right), max_nodes=_max_nodes(asked)
+        columns = flamegraph.build_diff_together(
+            query.merge_services(left), query.merge_services(right), max_nodes=_max_nodes(asked)
         )
         bars = flamegraph.diff_levels(columns)
         return json_answer(

@@ -158,9 +158,9 @@ class _Calls:
         left, right = message.inner("left"), message.inner("right")
         if left.type_id() != right.type_id():
             raise QueryError("both sides of a diff must have the same profile type")
-        columns = flamegraph.build_diff(
-            self._query.merge(left.selection(left.type_id())),
-            self._query.merge(right.selection(right.type_id())),
+        columns = flamegraph.build_diff_together(
+            self._query.merge_services(left.selection(left.type_id())),
+            self._query.merge_services(right.selection(right.type_id())),
             max_nodes=left.max_nodes(_DEFAULT_MAX_NODES),
         )
         bars = flamegraph.diff_levels(columns)

@@ -8,6 +8,7 @@ const FORMATS = [
   ["folded", "Folded stacks", "flamegraph.pl, inferno, grep"],
   ["speedscope", "Speedscope", "speedscope.app"],
   ["svg", "SVG picture", "for a ticket or a mail"],
+  ["parquet", "Parquet", "DuckDB, pandas, Polars"],
 ];
 const COPIED_MS = 2_000;
 
