@@ -32,7 +32,7 @@ _VERSIONED = re.compile(r"python([23]\.\d+)(t?)[a-z]*(?:/|$)")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _YOUNG_TICKS = 120 * _TICKS
 """A process may load libpython some time after its start, whether the agent runs by then or not: as
-long as it is younger, it is looked at again each time its age has doubled."""
+long as it is younger and not all is known, it is looked at again each time its age has doubled."""
 _RETRY_TICKS, _RETRY_AT_MOST_TICKS = 5 * _TICKS, 600 * _TICKS
 """After a look that failed, doubled each time."""
 _LOOK_FAILED, _LOOK_HUNG = "look_failed", "look_hung"
@@ -159,7 +159,7 @@ class Discovery:
         again: float = math.inf
         if process.unreadable.startswith(_LOOK_FAILED):
             again = now + min(_RETRY_TICKS * 2.0 ** min(looks - 1, 10), _RETRY_AT_MOST_TICKS)
-        elif process.runtime == "other" and stat.state != "Z" and age < _YOUNG_TICKS:
+        elif not _is_clear(process) and stat.state != "Z" and age < _YOUNG_TICKS:
             again = now + age
         return _Known(process, stat, looks, again)
 
@@ -228,6 +228,17 @@ class Discovery:
         except PermissionError as error:
             log.debug("the executable of pid %d can't be read: %s", pid, error)
             return Executable()
+
+
+def _is_clear(process: Process) -> bool:
+    """Tell whether another look could tell more.
+
+    An interpreter that was just started may be known by its own file, its version only once its
+    library or a module of it is mapped.
+    """
+    if process.runtime == "cpython":
+        return bool(process.runtime_version or process.unreadable)
+    return process.runtime != "other"
 
 
 def _unknown(key: ProcessKey, stat: procfs.Stat, unreadable: str) -> Process:

@@ -66,7 +66,12 @@ def test_a_renamed_interpreter_is_found(spawn, until, tmp_path):
         str(program), SLEEPER, env={"PYTHONHOME": sys.base_prefix, "LD_LIBRARY_PATH": library}
     )
     discovery = Discovery()
-    process = until(lambda: found_as(discovery, target.pid, "cpython"))
+    # Right after its start the file tells that it is Python, and nothing yet which one.
+    process = until(
+        lambda: (
+            (seen := found_as(discovery, target.pid, "cpython")) and seen.runtime_version and seen
+        )
+    )
     assert process.executable == "myservice"
     assert process.runtime_version == f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -250,6 +255,22 @@ def test_what_loads_python_long_after_its_start_is_found(tmp_path):
     assert seen(discovery, 10).runtime == "other"
     now += second
     assert seen(discovery, 10).runtime == "cpython"
+
+
+def test_an_interpreter_looked_at_before_its_library_was_mapped_gets_its_version(
+    tmp_path, monkeypatch
+):
+    folder = _real(tmp_path, 10)
+    monkeypatch.setattr(Executables, "inspect", lambda _self, _path: Executable(python=True))
+    second = os.sysconf("SC_CLK_TCK")
+    now = 77 + second
+    discovery = Discovery(tmp_path, ticks=lambda: now)
+    process = seen(discovery, 10)
+    assert (process.runtime, process.runtime_version) == ("cpython", "")
+    (folder / "maps").write_bytes(b"1-2 r-xp 0 00:00 1 /usr/lib/libpython3.13t.so.1.0\n")
+    now += second
+    process = seen(discovery, 10)
+    assert (process.runtime_version, process.unreadable) == ("3.13", "free_threaded")
 
 
 def test_what_is_old_is_looked_at_once(tmp_path):
