@@ -31,6 +31,11 @@ def test_a_value_without_a_stack_is_in_the_total_only() -> None:
     assert (table.rows, table.total) == ([], 9)
 
 
+def test_a_function_that_is_called_as_the_root_is() -> None:
+    (row,) = top([tree_of([((("total", "", 42),), 3)])]).rows
+    assert row == TopRow("total", "", 42, 3, 3)
+
+
 def test_nothing() -> None:
     assert top([tree_of([])]).rows == []
 

@@ -66,10 +66,11 @@ class FunctionSums:
             if not isinstance(tree.shape.outermost, np.ndarray):
                 tree.shape.outermost = outermost(merged).astype(np.int32)
             (own,), (total,) = sums_by_name(merged, tree.shape.outermost)
-            owns.append(own)
-            totals.append(total)
+            # Without the root's row, which a function may have the name of.
+            owns.append(own[1:])
+            totals.append(total[1:])
             self.whole += int(merged.total[0][0])
-        hashes = [name_hashes(*each) for each in zip(trees, self._shapes, strict=True)]
+        hashes = [name_hashes(*each)[1:] for each in zip(trees, self._shapes, strict=True)]
         self._ends = np.cumsum([len(each) for each in hashes])
         self.keys, self._first, place = np.unique(
             np.concatenate(hashes), return_index=True, return_inverse=True
