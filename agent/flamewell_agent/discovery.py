@@ -234,8 +234,10 @@ def _is_clear(process: Process) -> bool:
     """Tell whether another look could tell more.
 
     An interpreter that was just started may be known by its own file, its version only once its
-    library or a module of it is mapped.
+    library or a module of it is mapped; in the midst of exec a process has no arguments.
     """
+    if not process.cmdline and not process.unreadable:
+        return False
     if process.runtime == "cpython":
         return bool(process.runtime_version or process.unreadable)
     return process.runtime != "other"

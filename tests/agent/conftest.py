@@ -53,6 +53,10 @@ def spawn() -> Iterator[Spawn]:
             start_new_session=True,
         )
         running.append(process)
+        # Where exec is still under way, arguments and environment read as empty.
+        arguments = Path(f"/proc/{process.pid}/cmdline")
+        while process.poll() is None and not arguments.read_bytes():
+            time.sleep(0.001)
         return process
 
     yield start
