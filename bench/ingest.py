@@ -46,7 +46,7 @@ from flamewell_collector.otlp import Decoder
 from flamewell_collector.otlp_wire import parse_request
 from flamewell_collector.pprof import PprofDecoder, Upload
 from flamewell_collector.store import batch_codec
-from flamewell_collector.store.wal import Wal
+from flamewell_collector.store.wal import LogFiles, Wal
 from flamewell_collector.symbol_columns import SymbolHashes
 from flamewell_wire import pprof, profile_types
 
@@ -162,7 +162,7 @@ def otlp_rows(
     bodies: list[tuple[bytes, int]], known: Known | None, folder: Path
 ) -> Iterator[tuple[str, float]]:
     """Give (stage, ns a sample) of each batch; the first one warms the cache of names."""
-    wal = Wal(folder, number=1)
+    wal = Wal(LogFiles(folder), number=1)
     hashes = SymbolHashes()
     for number, (body, samples) in enumerate(bodies):
         decoder = Decoder(
@@ -187,7 +187,7 @@ def pprof_rows(
     body: bytes, runs: int, known: Known | None, folder: Path, engine: Any
 ) -> Iterator[tuple[str, float]]:
     """The same of a profile, over and over; a sample is one (stack, type)."""
-    wal = Wal(folder, number=2)
+    wal = Wal(LogFiles(folder), number=2)
     hashes = SymbolHashes()
     plain = gzip.decompress(body)
     message = pprof.Profile.FromString(plain)

@@ -18,18 +18,25 @@ from flamewell_collector.engine.spark import SparkEngine, SparkOptions
 from flamewell_collector.ingest import Ingest
 from flamewell_collector.jobs import Job, Jobs, MemoryGauges
 from flamewell_collector.limits import Limits
-from flamewell_collector.metrics import CollectorMetrics, GaugeSource
+from flamewell_collector.metrics import CollectorMetrics, CounterSource, GaugeSource
 from flamewell_collector.model import Selection
 from flamewell_collector.query import Query
 from flamewell_collector.service_nodes import ServiceNodes
 from flamewell_collector.serving import ServingOptions
 from flamewell_collector.store.captures import CAPTURES_FILE, CaptureStore
+from flamewell_collector.store.opening import open_storage
+from flamewell_collector.store.state import SharedOptions
 from flamewell_collector.store.storage import Storage, StorageOptions
 from flamewell_collector.web import errors, security
 from flamewell_collector.web.agents import agents_blueprint
 from flamewell_collector.web.api import api_blueprint
 from flamewell_collector.web.captures import captures_blueprint
-from flamewell_collector.web.ops import ingest_gauges, ops_blueprint, store_gauges
+from flamewell_collector.web.ops import (
+    ingest_gauges,
+    ops_blueprint,
+    store_counters,
+    store_gauges,
+)
 from flamewell_collector.web.otlp import TENANT, otlp_blueprint
 from flamewell_collector.web.pages import pages_blueprint
 from flamewell_collector.web.pyroscope import pyroscope_blueprint
@@ -43,6 +50,7 @@ _SERVICE_NODES_SECONDS: Final = 60.0
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
 _HEADERS_BYTES: Final = 1 << 20
+_LOOKS_A_LEASE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
     """
     keep_freed_memory()
     metrics = CollectorMetrics()
-    storage = Storage.open(config.data_path, storage_options(config))
+    storage = open_storage(config.data_path, storage_options(config))
     try:
         engine = make_engine(config, storage)
         query = Query(
@@ -96,6 +104,7 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
         memory = MemoryGauges(lambda: query.memory_readings(TENANT))
         metrics.registry.register(memory)
         metrics.add_gauges(GaugeSource(lambda: store_gauges(storage.state)))
+        metrics.registry.register(CounterSource(lambda: store_counters(storage.state)))
         maintain_seconds = min(_MAINTAIN_SECONDS, config.flush_seconds)
         captures = CaptureStore(config.data_path / CAPTURES_FILE)
         orders = Orders(
@@ -114,6 +123,7 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
                 Job("memory_gauges", _MEMORY_GAUGES_SECONDS, memory.refresh),
                 Job("captures", _CAPTURES_SECONDS, orders.dispatch.expire),
                 Job("service_nodes", _SERVICE_NODES_SECONDS, orders.nodes.refresh),
+                *_sharing(config, storage),
             ),
             failures=metrics.job_failures,
         )
@@ -170,6 +180,7 @@ def storage_options(config: CollectorConfig) -> StorageOptions:
         keep_bytes=config.retention_bytes,
         min_free_bytes=config.min_free_bytes,
         stack_cache_bytes=config.stack_cache_bytes,
+        shared=_shared_options(config) if config.store_url else None,
     )
 
 
@@ -212,6 +223,29 @@ def serving_options(config: CollectorConfig) -> ServingOptions:
 def now_ms() -> int:
     """Give ms since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+def _shared_options(config: CollectorConfig) -> SharedOptions:
+    return SharedOptions(
+        url=config.store_url,
+        endpoint=config.store_endpoint,
+        instance=config.instance_name,
+        read_only=config.read_only,
+        cache_bytes=config.cache_bytes,
+        gather_seconds=config.store_gather_seconds,
+        follow_seconds=config.store_follow_seconds,
+        lease_seconds=config.store_lease_seconds,
+    )
+
+
+def _sharing(config: CollectorConfig, storage: Storage) -> tuple[Job, ...]:
+    """Give the jobs that a shared store needs besides."""
+    if not config.store_url:
+        return ()
+    return (
+        Job("follow", config.store_follow_seconds, storage.follow),
+        Job("watch_peers", config.store_lease_seconds / _LOOKS_A_LEASE, storage.watch_peers),
+    )
 
 
 def _profiled_lately(now: int) -> Selection:

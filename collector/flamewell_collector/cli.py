@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from flamewell_collector.errors import CollectorError, ConfigError, QueryError, 
 from flamewell_collector.exports.amounts import amount_text
 from flamewell_collector.serving import StopSignals, bind, serve_until, url_of
 from flamewell_collector.store import backup as backups
-from flamewell_collector.store.storage import Storage
+from flamewell_collector.store.opening import open_storage
 from flamewell_collector.store.verify import Report
 from flamewell_collector.store.verify import verify as verify_folder
 from flamewell_collector.web.parameters import Parameters
@@ -32,6 +32,7 @@ DONE, FAILED, WRONG_USAGE = 0, 1, 2
 _PROGRESS_SECONDS: Final = 2.0
 
 Flags = argparse.Namespace
+ANY_STORE, FOLDER = "any store", "a data folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,14 @@ class Command:
         help: What it is for.
         run: Does it; gives the exit code.
         add_own: Adds the flags that it has besides the options.
+        of: Which stores it is about.
     """
 
     name: str
     help: str
     run: Callable[[CollectorConfig, Flags], int]
     add_own: Callable[[argparse.ArgumentParser], None] = lambda _parser: None
+    of: str = ANY_STORE
 
 
 def serve(config: CollectorConfig, _flags: Flags) -> int:
@@ -68,8 +71,13 @@ def serve(config: CollectorConfig, _flags: Flags) -> int:
 
 
 def compact(config: CollectorConfig, _flags: Flags) -> int:
-    """Flush, compact closed hours and apply retention, once, while no collector runs."""
-    storage = Storage.open(config.data_path, storage_options(config))
+    """Flush, compact closed hours and apply retention, once; see the help for when."""
+    options = storage_options(config)
+    if options.shared is not None:
+        # Its own name: collectors of this host go on. Merging twice at once does no harm.
+        own = replace(options.shared, instance=f"{options.shared.instance}.compact", leads=True)
+        options = replace(options, shared=own)
+    storage = open_storage(config.data_path, options)
     try:
         storage.flush()
         storage.maintain(now_ms())
@@ -136,6 +144,14 @@ def export(config: CollectorConfig, flags: Flags) -> int:
     return DONE
 
 
+def _check_store(command: Command, config: CollectorConfig) -> None:
+    if command.of == FOLDER and config.store_url:
+        raise ConfigError(
+            f"{command.name} is about a data folder; of a shared store (store_url) use the "
+            "bucket's own versioning and copies, see docs/guides/object-storage.md"
+        )
+
+
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -190,9 +206,11 @@ def _add_shown(parser: argparse.ArgumentParser) -> None:
 COMMANDS: Final = (
     Command("serve", "take profiles in, answer questions, show the page", serve),
     Command("compact", "compact the store of a collector that does not run", compact),
-    Command("verify", "check the store of a collector that does not run", verify, _add_verify),
-    Command("backup", "copy the store, also while a collector runs", back_up, _add_backup),
-    Command("restore", "copy a backup into an empty data folder", restore, _add_restore),
+    Command(
+        "verify", "check the store of a collector that does not run", verify, _add_verify, FOLDER
+    ),
+    Command("backup", "copy the store, also while a collector runs", back_up, _add_backup, FOLDER),
+    Command("restore", "copy a backup into an empty data folder", restore, _add_restore, FOLDER),
     Command("query", "answer a question while no collector runs", query, _add_query),
     Command("top", "functions with most self value, while no collector runs", top, _add_top),
     Command("export", "save a merged profile, while no collector runs", export, _add_export),
@@ -216,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "flamewell_collector", loaded.settings.log_format, loaded.settings.log_level, sys.stderr
         )
         command = next(each for each in COMMANDS if each.name == flags.command)
+        _check_store(command, loaded.settings)
         return command.run(loaded.settings, flags)
     except (ConfigError, QueryError) as error:
         print(f"flamewell-collector: {error}", file=sys.stderr)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ ENVIRONMENT_PREFIX: Final = "FLAMEWELL_COLLECTOR_"
 _KIB, _MIB, _GIB, _TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 _DAY_SECONDS = 86_400
 _YEARS_DAYS = 3_650
+_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,37 @@ class CollectorConfig:
         "(a page of another site must not reach it through a name of its own)",
     )
     data_dir: str = option("./flamewell-data", "folder of the store; made if it is not there")
+    store_url: str = option(
+        "", "where the store is, if several collectors share it: s3://bucket/folder, gs://, az:// "
+        "(needs the extra flamewell[object-storage]; credentials come from the environment, as "
+        "AWS_ACCESS_KEY_ID) or file:///folder; data_dir then holds copies only",
+    )  # fmt: skip
+    store_endpoint: str = option(
+        "", "URL of the server that store_url's bucket is on, if not the cloud's own: of MinIO, "
+        "Ceph, SeaweedFS, R2",
+    )  # fmt: skip
+    instance: str = option(
+        "", "name of this collector in a shared store, kept across restarts; empty for the host's"
+    )
+    read_only: bool = option(
+        False, "answer questions to a shared store, take no profiles and change nothing in it"
+    )
+    cache_bytes: int = option(
+        10 * _GIB, "copies of blocks of a shared store take this much of data_dir's disk",
+        unit="bytes", low=64 * _MIB, high=1024 * _TIB,
+    )  # fmt: skip
+    store_gather_seconds: float = option(
+        0.25, "batches that come within this time are written to a shared store by one request, "
+        "which costs; senders wait for as long", unit="seconds", low=0, high=10,
+    )  # fmt: skip
+    store_follow_seconds: float = option(
+        2.0, "how often it is looked what other collectors have taken in", unit="seconds",
+        low=0.05, high=600,
+    )  # fmt: skip
+    store_lease_seconds: float = option(
+        60.0, "a collector that was silent for so long is taken for dead, and others go on with "
+        "what it had taken in", unit="seconds", low=1, high=3_600,
+    )  # fmt: skip
     ingest_path: str = option(INGEST_PATH, "where OTLP profiles are posted")
     retention_days: float = option(
         15.0, "profiles as they came are removed when older than this; sums of them answer for "
@@ -190,6 +224,11 @@ class CollectorConfig:
             return False
 
     @property
+    def instance_name(self) -> str:
+        """The name of this collector in a shared store."""
+        return self.instance or re.sub(r"[^A-Za-z0-9.-]+", "-", socket.gethostname())[:63] or "one"
+
+    @property
     def data_path(self) -> Path:
         """The folder of the store, absolute."""
         return Path(self.data_dir).expanduser().absolute()
@@ -219,6 +258,14 @@ def load_config(flags: argparse.Namespace, environ: Mapping[str, str]) -> Loaded
         )
     if not config.data_dir:
         raise ConfigError("data_dir is empty; name the folder of the store")
+    if config.store_endpoint and not config.store_endpoint.startswith(("http://", "https://")):
+        raise ConfigError(f"store_endpoint is {config.store_endpoint!r}: give http(s)://host:port")
+    if config.read_only and not config.store_url:
+        raise ConfigError("read_only is for a shared store: give its store_url")
+    if config.instance and not _INSTANCE.fullmatch(config.instance):
+        raise ConfigError(
+            f"instance is {config.instance!r}: give up to 63 letters, digits, dots and hyphens"
+        )
     if config.engine == "spark" and not config.engine_url.startswith("sc://"):
         raise ConfigError("engine is spark, so engine_url must say where it is: sc://host:port")
     if not config.ingest_path.startswith("/") or "<" in config.ingest_path:

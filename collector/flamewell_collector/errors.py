@@ -21,7 +21,10 @@
     ├── EngineUnavailable       503  the distributed query engine can't be reached
     └── StorageError
         ├── StaleBatch               what a batch leaves out is in another log file
-        └── StorageUnavailable  503  full or read-only disk; reads go on
+        ├── Superseded               another collector has changed what a change was about
+        └── StorageUnavailable  503  full or read-only disk, store out of reach; reads go on
+            ├── LogTaken             another collector has taken over the log of this one
+            └── InDoubt              a change of the catalog was perhaps written
 """
 
 from __future__ import annotations
@@ -109,6 +112,18 @@ class StorageUnavailable(StorageError):
     def __init__(self, message: str, *, retry_after_seconds: int = 10) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class Superseded(StorageError):
+    """Another collector has changed what a change was about; nothing of it counts."""
+
+
+class LogTaken(StorageUnavailable):
+    """Another collector has taken over the log of this one, which had fallen silent."""
+
+
+class InDoubt(StorageUnavailable):
+    """A change was perhaps written; committing it once more finds out."""
 
 
 class ConfigError(CollectorError):

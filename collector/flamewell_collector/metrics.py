@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 _PREFIX = "flamewell_collector_"
@@ -75,6 +75,29 @@ class GaugeSource(Collector):
         """Give one metric a gauge."""
         for name, (text, value) in self._read().items():
             yield GaugeMetricFamily(_PREFIX + name, text, value=value)
+
+    def describe(self) -> Iterable[Metric]:
+        """Give nothing: registering must not read the store."""
+        return ()
+
+
+Counts = Mapping[str, tuple[str, str, Mapping[str, int]]]
+"""Name → (help, name of the label, its value → count)."""
+
+
+class CounterSource(Collector):
+    """Counters with one label, whose values a callable gives at each scrape."""
+
+    def __init__(self, read: Callable[[], Counts]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        """Give one metric a counter."""
+        for name, (text, label, counts) in self._read().items():
+            metric = CounterMetricFamily(_PREFIX + name, text, labels=(label,))
+            for value, count in counts.items():
+                metric.add_metric((value,), count)
+            yield metric
 
     def describe(self) -> Iterable[Metric]:
         """Give nothing: registering must not read the store."""

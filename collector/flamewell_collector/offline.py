@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -19,7 +20,7 @@ from flamewell_collector.config import CollectorConfig
 from flamewell_collector.errors import StorageError
 from flamewell_collector.exports.amounts import amount_text, share_text
 from flamewell_collector.query import Query
-from flamewell_collector.store.storage import Storage
+from flamewell_collector.store.opening import open_storage
 from flamewell_collector.store.writer import BLOCKS_FOLDER
 from flamewell_collector.web import api_answers, exporting
 from flamewell_collector.web.otlp import TENANT
@@ -39,11 +40,13 @@ def offline_query(config: CollectorConfig) -> Iterator[Query]:
     Raises:
         StorageError: It is no data folder, or a collector uses it.
     """
-    if not (config.data_path / BLOCKS_FOLDER).is_dir():
+    if config.store_url:
+        config = replace(config, read_only=True)
+    elif not (config.data_path / BLOCKS_FOLDER).is_dir():
         raise StorageError(
             f"{config.data_path} is no data folder of a collector: name one with --data-dir"
         )
-    storage = Storage.open(config.data_path, storage_options(config))
+    storage = open_storage(config.data_path, storage_options(config))
     try:
         engine = make_engine(config, storage)
         try:

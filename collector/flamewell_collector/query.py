@@ -30,7 +30,8 @@ from flamewell_collector.services import (
     service_of,
     service_rows,
 )
-from flamewell_collector.store.plan import RolledUp, make_plan
+from flamewell_collector.store.block_files import PROFILES_ONLY, RAW_FILES, SUMS_FILES, Wanted
+from flamewell_collector.store.plan import Plan, RolledUp, make_plan
 from flamewell_collector.store.prefix_tree import PrefixTree
 from flamewell_collector.store.storage import Snapshot, Storage
 from flamewell_wire import profile_types
@@ -190,6 +191,7 @@ class Query:
                 gauge=gauge,
                 sums_do=samples and whole,
             )
+            snapshot.fetch(_files(plan, samples=samples))
             ids = (each.series_id for each in chosen)
             yield (
                 snapshot,
@@ -248,6 +250,13 @@ def _values(sums: ServiceSums, buckets: int) -> npt.NDArray[np.int64]:
 
 def _sums(snapshot: Snapshot, found: Iterable[RolledUp]) -> tuple[Sums, ...]:
     return tuple(Sums(snapshot.data_dir / each.path, each.ranges) for each in found)
+
+
+def _files(plan: Plan, *, samples: bool) -> Wanted:
+    """Name the files that a plan reads."""
+    yield from ((path, RAW_FILES if samples else PROFILES_ONLY) for path in plan.raw)
+    yield from ((each.path, SUMS_FILES) for each in plan.sums)
+    yield from ((each.path, PROFILES_ONLY) for each in plan.totals)
 
 
 def _is_gauge(selection: Selection) -> bool:

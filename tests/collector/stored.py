@@ -15,6 +15,7 @@ from collector.batches import TENANT, P, batch
 
 from flamewell_collector import query
 from flamewell_collector.model import DecodedBatch
+from flamewell_collector.store.block_files import RAW_FILES
 from flamewell_collector.store.plan import Plan, make_plan
 from flamewell_collector.store.prefix_tree import PrefixTree
 from flamewell_collector.store.reader import read_table
@@ -59,6 +60,7 @@ def samples_of(block: Path) -> pa.Table:
 
 
 def raw_folders(snapshot: Snapshot) -> list[Path]:
+    snapshot.fetch((each.path, RAW_FILES) for each in snapshot.stored.raw)
     return [snapshot.data_dir / each.path for each in snapshot.stored.raw]
 
 
@@ -105,7 +107,7 @@ def expected(count: int) -> Counter[int]:
 
 def let_go(storage: Storage) -> None:
     """Drop a storage without flush or close, as a kill does; its files stay as they are."""
-    storage._wal._close()
+    storage._wal.close()
     storage._catalog._db.close()
     os.close(storage._lock_fd)
     storage._lock_fd = -1

@@ -8,7 +8,8 @@ import pytest
 
 from flamewell_collector.errors import StorageError, StorageUnavailable
 from flamewell_collector.model import Series
-from flamewell_collector.store.catalog import Block, Catalog, CatalogDamaged
+from flamewell_collector.store.catalog import Catalog, CatalogDamaged
+from flamewell_collector.store.changes import Block
 
 SERIES = Series(-(2**63), {"service_name": "paymänts", "pod": "p"})
 BLOCK = Block("blocks/a", "default", 100, 200, 7, 4096, compacted=False)

@@ -21,7 +21,7 @@ from collector.stored import (
 
 from flamewell_collector.errors import StorageUnavailable
 from flamewell_collector.store import retention
-from flamewell_collector.store.catalog import Block
+from flamewell_collector.store.changes import Block
 from flamewell_collector.store.dedupe import REMEMBER_MS
 from flamewell_collector.store.storage import Storage
 from flamewell_collector.store.tiers import ONE_HOUR, RAW, TEN_MINUTES

@@ -195,7 +195,7 @@ def test_a_flush_that_fails_writes_down_nothing(
         raise StorageUnavailable("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage._catalog, "register_flush", fails)
+        patch.setattr(storage._catalog, "commit", fails)
         with pytest.raises(StorageUnavailable):
             storage.flush()
     storage.append(one(2))

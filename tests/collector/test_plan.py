@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flamewell_collector.store.catalog import Block
+from flamewell_collector.store.changes import Block
 from flamewell_collector.store.plan import Plan, Stored, make_plan
 from flamewell_collector.store.tiers import HOUR_MS, ONE_HOUR, TEN_MINUTES
 

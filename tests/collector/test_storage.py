@@ -260,7 +260,7 @@ def test_a_failed_flush_keeps_the_head(
             assert totals(storage) == expected(8)
             assert block_folders(tmp_path / "data") == [], "half a flush is left behind"
     with monkeypatch.context() as patch:
-        patch.setattr(storage._catalog, "register_flush", raise_unexpected)
+        patch.setattr(storage._catalog, "commit", raise_unexpected)
         with pytest.raises(RuntimeError):
             storage.flush()
         assert totals(storage) == expected(8)

@@ -16,7 +16,7 @@ PAYLOADS = [b"first", b"", b"FWAL" * 9, bytes(range(256)) * 40, b"last"]
 
 
 def written(folder: Path, payloads: list[bytes]) -> Path:
-    log = wal.Wal(folder, number=1)
+    log = wal.Wal(wal.LogFiles(folder), number=1)
     for payload in payloads:
         log.append(payload, lambda: None)
     log.close()
@@ -70,7 +70,7 @@ def test_magic_inside_a_payload_is_no_frame(tmp_path: Path) -> None:
 
 
 def test_concurrent_appends_are_all_there_in_the_order_of_their_callbacks(tmp_path: Path) -> None:
-    log = wal.Wal(tmp_path, number=7)
+    log = wal.Wal(wal.LogFiles(tmp_path), number=7)
     order: list[bytes] = []
 
     def work(worker: int) -> None:
@@ -90,7 +90,7 @@ def test_concurrent_appends_are_all_there_in_the_order_of_their_callbacks(tmp_pa
 
 
 def test_one_sync_covers_all_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = wal.Wal(tmp_path, number=1)
+    log = wal.Wal(wal.LogFiles(tmp_path), number=1)
     syncs = []
     go_on = threading.Event()
     real = os.fdatasync
@@ -123,7 +123,7 @@ def test_one_sync_covers_all_that_wait(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_failed_write_counts_for_nothing_and_the_next_one_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, cutting_fails: bool
 ) -> None:
-    log = wal.Wal(tmp_path, number=1)
+    log = wal.Wal(wal.LogFiles(tmp_path), number=1)
     log.append(b"before", lambda: None)
     real = getattr(os, call)
 
@@ -150,7 +150,7 @@ def test_a_failed_write_counts_for_nothing_and_the_next_one_works(
 
 
 def test_rotation(tmp_path: Path) -> None:
-    log = wal.Wal(tmp_path, number=1)
+    log = wal.Wal(wal.LogFiles(tmp_path), number=1)
     log.append(b"one", lambda: None)
     sizes: list[int] = []
     assert log.rotate(lambda: sizes.append(log.size_bytes)) == 1
@@ -163,12 +163,12 @@ def test_rotation(tmp_path: Path) -> None:
 
 
 def test_nothing_is_made_before_the_first_frame(tmp_path: Path) -> None:
-    wal.Wal(tmp_path, number=1).close()
+    wal.Wal(wal.LogFiles(tmp_path), number=1).close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_gone_is_unavailable(tmp_path: Path) -> None:
-    log = wal.Wal(tmp_path / "gone", number=1)
+    log = wal.Wal(wal.LogFiles(tmp_path / "gone"), number=1)
     with pytest.raises(StorageUnavailable):
         log.append(b"x", pytest.fail)
     (tmp_path / "gone").mkdir()

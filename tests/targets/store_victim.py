@@ -31,7 +31,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "block_samples": (BlockDraft, "add_samples"),
     "block_sums": (BlockDraft, "add_rollup"),
     "block_finish": (BlockDraft, "finish"),
-    "register_flush": (Catalog, "register_flush"),
+    "register_flush": (Catalog, "commit"),
     "remove_logs": (recovery, "remove_logs"),
     "replace": (Catalog, "replace"),
     "delete_unread": (Upkeep, "delete_unread"),

@@ -33,12 +33,13 @@ from flamewell_collector.store.backup_manifest import (
     write_manifest,
 )
 from flamewell_collector.store.captures import CAPTURES_FILE
-from flamewell_collector.store.catalog import Block, Catalog
+from flamewell_collector.store.catalog import Catalog
+from flamewell_collector.store.changes import Block
+from flamewell_collector.store.data_folder import CATALOG_FILE, WAL_FOLDER
 from flamewell_collector.store.database_copy import copy_database
 from flamewell_collector.store.durable_copy import checksum, copy_file, link_file
 from flamewell_collector.store.folder_lock import LOCK_FILE
 from flamewell_collector.store.recovery import try_write
-from flamewell_collector.store.storage import CATALOG_FILE, WAL_FOLDER
 from flamewell_collector.store.wal import sync_folder
 from flamewell_collector.store.writer import BLOCKS_FOLDER, ROLLUPS_FOLDER, block_folders
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from flamewell_collector.errors import StorageError, StorageUnavailable
 from flamewell_collector.model import Series
 from flamewell_collector.store import batch_ledger
+from flamewell_collector.store.changes import Block, Change, LogMark, RollupHour
 from flamewell_collector.store.dedupe import SeenBatches
+from flamewell_collector.store.head import Head
 from flamewell_collector.store.schema import FORMAT_VERSION
+from flamewell_collector.store.series import SeriesIndex
 from flamewell_collector.store.tiers import RAW
 
 _SCHEMA = """
@@ -35,54 +37,11 @@ CREATE TABLE IF NOT EXISTS series (
 """
 
 
+_USELESS = "SELECT path FROM blocks WHERE tier != ? AND path NOT IN (SELECT path FROM rollup_hours)"
+
+
 class CatalogDamaged(StorageError):
     """The file is no readable database any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A registered block.
-
-    Attributes:
-        path: Relative to the data folder.
-        tenant: Whose.
-        start_ms: Time of its first row.
-        end_ms: Time of its last row (inclusive).
-        rows: Of samples, or of sums.
-        bytes: Of all its files.
-        compacted: Whether it is the result of a compaction, and so in its hour's rollups.
-        tier: ``raw``, or the length of a slot.
-    """
-
-    path: str
-    tenant: str
-    start_ms: int
-    end_ms: int
-    rows: int
-    bytes: int
-    compacted: bool
-    tier: str = RAW
-
-    def overlaps(self, start_ms: int, end_ms: int) -> bool:
-        """Tell whether it may hold rows of [start_ms, end_ms)."""
-        return self.start_ms < end_ms and self.end_ms >= start_ms
-
-
-@dataclass(frozen=True, slots=True)
-class RollupHour:
-    """The block that has the sums of an hour; a later one takes its place.
-
-    Attributes:
-        tenant: Whose.
-        tier: Length of the slots.
-        hour_ms: Start of the hour.
-        path: Of the block.
-    """
-
-    tenant: str
-    tier: str
-    hour_ms: int
-    path: str
 
 
 class Catalog:
@@ -91,6 +50,8 @@ class Catalog:
     Attributes:
         created: It was not there before.
     """
+
+    _more_tables = ""
 
     def __init__(self, path: Path) -> None:
         """Open or make the manifest.
@@ -138,7 +99,7 @@ class Catalog:
         (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-        self._db.executescript(_SCHEMA + batch_ledger.SCHEMA)
+        self._db.executescript(_SCHEMA + batch_ledger.SCHEMA + self._more_tables)
 
     def flushed_wal(self) -> int:
         """Give the number of the last log file whose content is in blocks."""
@@ -175,13 +136,16 @@ class Catalog:
         )
         return [(tenant, _number(series_id)) for tenant, series_id in rows]
 
+    def series_to_register(
+        self, head: Head, series_of: Callable[[str], SeriesIndex]
+    ) -> list[tuple[str, Series]]:
+        """Give the series of a head that are perhaps not here yet, with their tenants."""
+        del series_of
+        return head.new_series
+
     def drop_series(self, series: Iterable[tuple[str, int]]) -> None:
         """Forget series."""
-        with self._lock, self._transaction() as db:
-            db.executemany(
-                "DELETE FROM series WHERE tenant = ? AND series_id = ?",
-                [(tenant, _key(series_id)) for tenant, series_id in series],
-            )
+        self.commit(Change(dropped_series=tuple(series)))
 
     def seen_batches(self) -> SeenBatches:
         """Give what is known of the batches that came."""
@@ -211,25 +175,16 @@ class Catalog:
         Raises:
             StorageUnavailable: It could not be written; nothing of it counts.
         """
-        with self._lock, self._transaction() as db:
-            _insert_blocks(db, blocks)
-            _insert_hours(db, hours)
-            db.executemany(
-                "INSERT OR IGNORE INTO series VALUES (?, ?, ?, 0)",
-                [
-                    (tenant, _key(each.series_id), json.dumps(dict(each.labels)))
-                    for tenant, each in series
-                ],
+        self.commit(
+            Change(
+                added=tuple(blocks),
+                series=tuple(series),
+                active=active,
+                batch_ids=tuple(batch_ids),
+                log=LogMark("", wal_number),
+                hours=tuple(hours),
             )
-            db.executemany(
-                "UPDATE series SET last_ms = MAX(last_ms, ?) WHERE tenant = ? AND series_id = ?",
-                [
-                    (last_ms, tenant, _key(series_id))
-                    for (tenant, series_id), last_ms in active.items()
-                ],
-            )
-            batch_ledger.write(db, batch_ids)
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('flushed_wal', ?)", (wal_number,))
+        )
 
     def replace(
         self, old: Iterable[Block], new: Iterable[Block], hours: Iterable[RollupHour] = ()
@@ -244,26 +199,65 @@ class Catalog:
         Returns:
             Paths of rollups that went besides, because others have the sums of all their hours.
         """
-        with self._lock, self._transaction() as db:
-            _delete_blocks(db, [each.path for each in old])
-            _insert_blocks(db, new)
-            _insert_hours(db, hours)
-            useless = [
-                path
-                for (path,) in db.execute(
-                    "SELECT path FROM blocks WHERE tier != ? "
-                    "AND path NOT IN (SELECT path FROM rollup_hours)",
-                    (RAW,),
-                )
-            ]
-            _delete_blocks(db, useless)
-        return useless
+        removed = tuple(each.path for each in old)
+        return self.commit(Change(added=tuple(new), removed=removed, hours=tuple(hours)))
 
     def set_aside(self, path: str, reason: str) -> None:
         """Take a damaged block out of what counts, and remember why."""
+        self.commit(Change(damaged=((path, reason),)))
+
+    def commit(self, change: Change) -> list[str]:
+        """Do all that a change says, in one transaction.
+
+        Returns:
+            Paths of rollups that went besides, because others have the sums of all their hours.
+
+        Raises:
+            StorageUnavailable: It could not be written; nothing of it counts.
+        """
+        return self._apply(change)
+
+    def _apply(self, change: Change, *, position: int | None = None) -> list[str]:
         with self._lock, self._transaction() as db:
-            _delete_blocks(db, [path])
-            db.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?)", (path, reason))
+            gone = [*change.removed, *(path for path, _ in change.damaged)]
+            _delete_blocks(db, gone)
+            _insert_blocks(db, change.added)
+            _insert_hours(db, change.hours)
+            useless: list[str] = []
+            if change.removed or change.hours:
+                useless = [path for (path,) in db.execute(_USELESS, (RAW,))]
+                _delete_blocks(db, useless)
+            db.executemany("INSERT OR REPLACE INTO damaged VALUES (?, ?)", change.damaged)
+            _write_series(db, change)
+            batch_ledger.write(db, change.batch_ids)
+            if change.forget_batches_before_ms is not None:
+                batch_ledger.forget(db, change.forget_batches_before_ms)
+            self._write_log(db, change)
+            if position is not None:
+                times = [(path, change.at_ms) for path in (*change.removed, *useless)]
+                db.executemany("INSERT OR REPLACE INTO removed VALUES (?, ?)", times)
+                db.executemany(
+                    "DELETE FROM removed WHERE path = ?", [(path,) for path in change.deleted]
+                )
+                _write_meta(db, "position", position)
+        return useless
+
+    def _write_log(self, db: sqlite3.Connection, change: Change) -> None:
+        if change.adopted is not None:
+            db.execute(
+                "INSERT INTO logs VALUES (?, ?, 0, 0, 0) "
+                "ON CONFLICT (writer) DO UPDATE SET owner = excluded.owner",
+                (change.adopted[0], change.adopted[2]),
+            )
+        log = change.log
+        if log is not None and log.writer:
+            db.execute(
+                "INSERT INTO logs VALUES (?1, ?1, ?2, ?3, ?4) ON CONFLICT (writer) DO UPDATE SET "
+                "number = excluded.number, sequence = excluded.sequence, ended = excluded.ended",
+                (log.writer, log.number, log.sequence, int(log.ended)),
+            )
+        elif log is not None:
+            _write_meta(db, "flushed_wal", log.number)
 
     def damaged(self) -> list[tuple[str, str]]:
         """Give (path, reason) of blocks that were set aside."""
@@ -271,8 +265,7 @@ class Catalog:
 
     def forget_batches(self, before_ms: int) -> None:
         """Drop batch ids that are too old to come again."""
-        with self._lock, self._transaction() as db:
-            batch_ledger.forget(db, before_ms)
+        self.commit(Change(forget_batches_before_ms=before_ms))
 
     def close(self) -> None:
         """Close the connection."""
@@ -342,6 +335,31 @@ def _delete_blocks(db: sqlite3.Connection, paths: Iterable[str]) -> None:
     keys = [(path,) for path in paths]
     db.executemany("DELETE FROM blocks WHERE path = ?", keys)
     db.executemany("DELETE FROM rollup_hours WHERE path = ?", keys)
+
+
+def _write_series(db: sqlite3.Connection, change: Change) -> None:
+    db.executemany(
+        "INSERT OR IGNORE INTO series VALUES (?, ?, ?, 0)",
+        [
+            (tenant, _key(each.series_id), json.dumps(dict(each.labels)))
+            for tenant, each in change.series
+        ],
+    )
+    db.executemany(
+        "UPDATE series SET last_ms = MAX(last_ms, ?) WHERE tenant = ? AND series_id = ?",
+        [
+            (last_ms, tenant, _key(series_id))
+            for (tenant, series_id), last_ms in change.active.items()
+        ],
+    )
+    db.executemany(
+        "DELETE FROM series WHERE tenant = ? AND series_id = ?",
+        [(tenant, _key(series_id)) for tenant, series_id in change.dropped_series],
+    )
+
+
+def _write_meta(db: sqlite3.Connection, key: str, value: int) -> None:
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
 
 def _key(series_id: int) -> bytes:

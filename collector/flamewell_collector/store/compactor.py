@@ -21,7 +21,7 @@ import pyarrow as pa
 from flamewell_collector.errors import StorageError
 from flamewell_collector.store import rollups
 from flamewell_collector.store.block_stacks import BlockStacks, joined, nodes_of
-from flamewell_collector.store.catalog import Block, RollupHour
+from flamewell_collector.store.changes import Block, RollupHour
 from flamewell_collector.store.prefix_tree import PrefixTree
 from flamewell_collector.store.reader import BlockReader, equal_to
 from flamewell_collector.store.sample_rows import SampleRows, int64s

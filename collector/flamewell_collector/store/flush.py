@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import numpy as np
 import pyarrow as pa
 
-from flamewell_collector.store.catalog import Block
+from flamewell_collector.store.changes import Block
 from flamewell_collector.store.head import TenantHead, by_service
 from flamewell_collector.store.prefix_tree import PrefixTree, nodes_of_ids
 from flamewell_collector.store.sample_rows import SampleRows, by_hour_and_kind, int64s

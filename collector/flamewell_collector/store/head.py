@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from flamewell_collector.model import DecodedBatch, Series
 from flamewell_collector.store.head_stacks import HeadStacks
+from flamewell_collector.store.prefix_tree import PrefixTree
 from flamewell_collector.store.schema import BATCH_SAMPLES, PROFILES
 from flamewell_collector.store.tiers import HOUR_MS
 
@@ -147,27 +148,35 @@ class Heads:
     Attributes:
         taking: Where batches go.
         frozen: What is being flushed, None while nothing is.
+        others: Of a shared store: (log, number of its file) → what other collectors have in theirs.
     """
 
     def __init__(self) -> None:
         self.taking = Head()
         self.frozen: Head | None = None
+        self.others: dict[tuple[str, int], Head] = {}
 
     @property
     def rows(self) -> int:
-        """Samples of both."""
+        """Samples of both of this collector."""
         return self.taking.rows + (self.frozen.rows if self.frozen else 0)
 
     def of(self, tenant: str) -> list[TenantHead]:
         """Give a tenant's rows."""
-        both = (self.frozen, self.taking)
-        return [each.tenants[tenant] for each in both if each and tenant in each.tenants]
+        return [each.tenants[tenant] for each in self._all() if tenant in each.tenants]
 
     def active(self, series: tuple[str, int]) -> bool:
         """Tell whether there is a row of a series (tenant, id)."""
-        return any(
-            each is not None and series in each.active for each in (self.frozen, self.taking)
-        )
+        return any(series in each.active for each in self._all())
+
+    def drop(self, log: str, number: int) -> None:
+        """Let go of what another collector's log files up to a number hold: it is in blocks."""
+        for key in [key for key in self.others if key[0] == log and key[1] <= number]:
+            del self.others[key]
+
+    def give_up(self) -> None:
+        """Begin anew: another collector writes what this one has as blocks."""
+        self.frozen, self.taking = None, Head()
 
     def freeze(self) -> None:
         """Begin a new head; the former one is to be flushed."""
@@ -180,6 +189,10 @@ class Heads:
             self.taking = self.frozen
         self.frozen = None
 
+    def _all(self) -> list[Head]:
+        own = [self.taking] if self.frozen is None else [self.frozen, self.taking]
+        return [*self.others.values(), *own]
+
 
 def by_service(samples: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """Split rows where the service changes, without copying; a service may come again."""
@@ -191,6 +204,25 @@ def by_service(samples: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     starts = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), len(codes)]
     for at, first in enumerate(starts[:-1]):
         yield names[codes[first]], samples.slice(first, starts[at + 1] - first)
+
+
+def each_once(batches: Iterable[DecodedBatch]) -> Iterator[DecodedBatch]:
+    """Leave out batches of a log that came before: whoever wrote them was not sure.
+
+    Whole ids are compared, not watermarks of agents: the order of a log need not be that of taking.
+    """
+    known: set[tuple[str, str]] = set()
+    for batch in batches:
+        keys = {(batch.tenant, each) for each in batch.batch_ids}
+        if not keys or not keys <= known:
+            known |= keys
+            yield batch
+
+
+def trees_of(service: str, heads: Iterable[HeadView]) -> list[PrefixTree]:
+    """Give the stacks of a service that are in memory only."""
+    found = (each.stacks.tree(service) for each in heads)
+    return [each for each in found if each is not None]
 
 
 def concatenated(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:

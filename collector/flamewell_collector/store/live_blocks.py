@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from flamewell_collector.store.catalog import Block, RollupHour
+from flamewell_collector.store.changes import Block, RollupHour
 from flamewell_collector.store.tiers import HOUR_MS, RAW
 
 
@@ -64,6 +64,10 @@ class LiveBlocks:
     def pin(self, blocks: Iterable[Block]) -> None:
         """Keep these from being deleted."""
         self._pins.update(each.path for each in blocks)
+
+    def is_pinned(self, path: str) -> bool:
+        """Tell whether anybody keeps a block from being deleted."""
+        return self._pins[path] > 0
 
     def unpin(self, blocks: Iterable[Block]) -> None:
         """Undo one ``pin``."""

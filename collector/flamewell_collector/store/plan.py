@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from flamewell_collector.store.catalog import Block
+from flamewell_collector.store.changes import Block
 from flamewell_collector.store.tiers import HOUR_MS, ONE_HOUR, TEN_MINUTES
 
 Ranges = tuple[tuple[int, int], ...]

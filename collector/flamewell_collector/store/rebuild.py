@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from flamewell_collector.model import Series
 from flamewell_collector.store import recovery, wal
-from flamewell_collector.store.catalog import Block, Catalog, CatalogDamaged, RollupHour
+from flamewell_collector.store.catalog import Catalog, CatalogDamaged
+from flamewell_collector.store.changes import Block, RollupHour
 from flamewell_collector.store.reader import read_table
 from flamewell_collector.store.schema import PROFILES, SERIES
 from flamewell_collector.store.series import SeriesIndex

@@ -12,7 +12,7 @@ from pathlib import Path
 from flamewell_collector.errors import StorageError
 from flamewell_collector.model import DecodedBatch
 from flamewell_collector.store import batch_codec, wal
-from flamewell_collector.store.catalog import Block
+from flamewell_collector.store.changes import Block
 from flamewell_collector.store.writer import TEMPORARY_FOLDER, block_folders
 
 DAMAGED_FOLDER = "damaged"

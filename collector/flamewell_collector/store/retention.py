@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from flamewell_collector.store.catalog import Block
+from flamewell_collector.store.changes import Block
 from flamewell_collector.store.tiers import ONE_HOUR, RAW, TEN_MINUTES
 
 _FIRST_TO_GO = (RAW, TEN_MINUTES, ONE_HOUR)

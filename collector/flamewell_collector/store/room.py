@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flamewell_collector.errors import StorageUnavailable
-from flamewell_collector.store import recovery
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +65,13 @@ class Room:
             return str(error)
         return self.failure
 
-    def probe(self, folder: Path) -> None:
+    def probe(self, try_write: Callable[[], None]) -> None:
         """After a failed write find out whether writes work again, so that readiness returns."""
         if not self.failure:
             return
         try:
-            recovery.try_write(folder)
-        except OSError as error:
-            log.debug("the data folder still can't be written: %s", error)
+            try_write()
+        except (OSError, StorageUnavailable) as error:
+            log.debug("still nothing can be written: %s", error)
         else:
             self.failure = ""

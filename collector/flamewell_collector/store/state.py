@@ -2,18 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import pyarrow as pa
 
+from flamewell_collector.store.block_files import Wanted
+from flamewell_collector.store.changes import Block
 from flamewell_collector.store.head import HeadView, concatenated
 from flamewell_collector.store.plan import Stored
 from flamewell_collector.store.schema import BATCH_SAMPLES, PROFILES
 from flamewell_collector.store.series import SeriesIndex
 from flamewell_collector.store.stack_cache import ServiceStacks
 from flamewell_collector.store.tiers import ONE_HOUR, RAW, TEN_MINUTES
+
+
+@dataclass(frozen=True, slots=True)
+class SharedOptions:
+    """How a store is shared.
+
+    Attributes:
+        url: Of the folder of a bucket, or ``file:///`` a common folder.
+        endpoint: Of the bucket's server, where it is not the cloud's own.
+        instance: Name of this collector, no other's.
+        read_only: Only answers questions.
+        cache_bytes: Copies of blocks may take this much of the data folder's disk.
+        gather_seconds: What comes within this time is written to the log by one request.
+        follow_seconds: How often it is looked what others have written.
+        lease_seconds: A collector that was silent for so long is taken for dead.
+        leads: Merges and removes blocks, whoever else does.
+        keep_removed_seconds: Replaced blocks are deleted after this long: others may still read
+            them, or may have just begun to.
+    """
+
+    url: str
+    instance: str
+    endpoint: str = ""
+    read_only: bool = False
+    cache_bytes: int = 10 << 30
+    gather_seconds: float = 0.25
+    follow_seconds: float = 2
+    lease_seconds: float = 60
+    leads: bool = False
+    keep_removed_seconds: float = 900
+
+
+@dataclass(frozen=True, slots=True)
+class SharedState:
+    """How a shared store is.
+
+    Attributes:
+        position: Changes of the catalog that were seen.
+        collectors: That write and are alive.
+        silent: That have not said so for too long.
+        leads: Whether this one merges and removes blocks.
+        other_rows: Samples that others have not in blocks yet.
+        cache_bytes: Size of the copies of blocks.
+        fetched_bytes: Read of blocks since the start.
+        requests: Kind → how many were sent to the store since the start.
+        failures: Kind → how many of them failed.
+    """
+
+    position: int
+    collectors: int
+    silent: int
+    leads: bool
+    other_rows: int
+    cache_bytes: int
+    fetched_bytes: int
+    requests: Mapping[str, int]
+    failures: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +92,7 @@ class StorageOptions:
         compact_after_seconds: An hour is compacted this long after its end: most late batches have
             come by then. Later ones make further blocks, which the next round merges too.
         stack_cache_bytes: Memory for stacks of blocks, by service; more are read again.
+        shared: Where the store is, if not in the data folder.
     """
 
     flush_seconds: float = 300
@@ -44,6 +105,7 @@ class StorageOptions:
     min_free_bytes: int = 64 << 20
     compact_after_seconds: int = 600
     stack_cache_bytes: int = 512 << 20
+    shared: SharedOptions | None = None
 
     @property
     def keep_ms_by_tier(self) -> dict[str, int]:
@@ -68,6 +130,8 @@ class StorageState:
         damaged_blocks: How many were set aside.
         disk_free_bytes: Left on the disk of the data folder.
         wal_skipped_bytes: Bytes of the log that belonged to no whole frame at the last start.
+        read_only: Whether it only answers questions, as it should.
+        shared: More of a shared store.
     """
 
     writable: bool
@@ -82,6 +146,13 @@ class StorageState:
     damaged_blocks: int
     disk_free_bytes: int
     wal_skipped_bytes: int
+    read_only: bool = False
+    shared: SharedState | None = None
+
+    def of_shared(self, *, reason: str, read_only: bool, shared: SharedState) -> StorageState:
+        """Give the same, of a store that is shared."""
+        writable = not reason and not read_only
+        return replace(self, reason=reason, writable=writable, read_only=read_only, shared=shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +165,7 @@ class Snapshot:
         series: The tenant's series.
         heads: The tenant's unflushed rows, of any time.
         stacks: Gives the stacks of a service: (name, blocks whose stacks are wanted).
+        fetch: Has to be called before files of blocks are read: brings them here.
     """
 
     data_dir: Path
@@ -101,6 +173,7 @@ class Snapshot:
     series: SeriesIndex
     heads: tuple[HeadView, ...]
     stacks: Callable[[str, Sequence[Path]], ServiceStacks]
+    fetch: Callable[[Wanted], None]
 
     @property
     def head_profiles(self) -> pa.Table:
@@ -111,3 +184,21 @@ class Snapshot:
     def head_samples(self) -> pa.Table:
         """Unflushed BATCH_SAMPLES rows, of any time, of the services that were asked for."""
         return concatenated([each.samples for each in self.heads], BATCH_SAMPLES)
+
+
+class Sizes(TypedDict):
+    """Number and size of blocks."""
+
+    blocks: int
+    block_bytes: int
+    rollup_blocks: int
+    rollup_bytes: int
+
+
+def sizes(blocks: Sequence[Block]) -> Sizes:
+    """Count blocks of rows as they came, and of sums."""
+    raw = [each.bytes for each in blocks if each.tier == RAW]
+    sums = [each.bytes for each in blocks if each.tier != RAW]
+    return Sizes(
+        blocks=len(raw), block_bytes=sum(raw), rollup_blocks=len(sums), rollup_bytes=sum(sums)
+    )

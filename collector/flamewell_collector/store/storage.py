@@ -17,29 +17,27 @@ from typing import Self
 
 from flamewell_collector.errors import Overloaded, StorageError, StorageUnavailable
 from flamewell_collector.model import DecodedBatch
-from flamewell_collector.store import batch_codec, folder_lock, rebuild, recovery, wal
-from flamewell_collector.store.catalog import Block
+from flamewell_collector.store import batch_codec, data_folder, folder_lock, rebuild, recovery, wal
+from flamewell_collector.store.block_files import BlockFiles, LocalFiles
+from flamewell_collector.store.catalog import Catalog
+from flamewell_collector.store.changes import LogMark
+from flamewell_collector.store.data_folder import CATALOG_FILE, WAL_FOLDER
 from flamewell_collector.store.dedupe import REMEMBER_MS, SeenBatches
-from flamewell_collector.store.flush import write_head
-from flamewell_collector.store.head import Head, Heads, HeadView
+from flamewell_collector.store.flushing import Flushing
+from flamewell_collector.store.head import Heads, each_once, trees_of
 from flamewell_collector.store.known_stacks import KnownStacks, TenantStacks
 from flamewell_collector.store.live_blocks import LiveBlocks
 from flamewell_collector.store.plan import Stored
-from flamewell_collector.store.prefix_tree import PrefixTree
 from flamewell_collector.store.room import Room
 from flamewell_collector.store.series import SeriesIndex
 from flamewell_collector.store.stack_cache import StackCache
-from flamewell_collector.store.state import Snapshot, StorageOptions, StorageState
-from flamewell_collector.store.tiers import RAW
+from flamewell_collector.store.state import Snapshot, StorageOptions, StorageState, sizes
 from flamewell_collector.store.upkeep import Upkeep
-from flamewell_collector.store.writer import BLOCKS_FOLDER, ROLLUPS_FOLDER, BlockWriter, Origin
+from flamewell_collector.store.writer import BLOCKS_FOLDER, ROLLUPS_FOLDER, BlockWriter
 
 __all__ = ["Snapshot", "Storage", "StorageOptions", "StorageState"]
 
 log = logging.getLogger(__name__)
-
-WAL_FOLDER = "wal"
-CATALOG_FILE = "catalog.sqlite"
 
 
 class Storage:
@@ -68,9 +66,11 @@ class Storage:
             rows=lambda: self._heads.rows,
         )
         self._wal_skipped_bytes = 0
-        self._catalog = rebuild.open_catalog(data_dir / CATALOG_FILE, data_dir, self._wal_dir)
+        self._mark = LogMark("", 0)
+        self._catalog = self._open_catalog()
         try:
             self._blocks = LiveBlocks(self._catalog.blocks(), self._catalog.rollup_hours())
+            self._files = self._open_files()
             self._writer = BlockWriter(data_dir)
             self._stacks = StackCache(options.stack_cache_bytes)
             self._upkeep = Upkeep(
@@ -78,8 +78,19 @@ class Storage:
                 options,
                 catalog=self._catalog,
                 blocks=self._blocks,
+                files=self._files,
                 writer=self._writer,
                 stacks=self._stacks,
+                lock=self._state_lock,
+            )
+            self._flushing = Flushing(
+                self._heads,
+                series_of=self.series,
+                catalog=self._catalog,
+                blocks=self._blocks,
+                files=self._files,
+                writer=self._writer,
+                upkeep=self._upkeep,
                 lock=self._state_lock,
             )
             self._recover()
@@ -95,17 +106,21 @@ class Storage:
             StorageError: Another process uses it, or it can't be read or written.
         """
         try:
-            (data_dir / WAL_FOLDER).mkdir(parents=True, exist_ok=True)
-            (data_dir / BLOCKS_FOLDER).mkdir(exist_ok=True)
-            (data_dir / ROLLUPS_FOLDER).mkdir(exist_ok=True)
+            for name in (WAL_FOLDER, BLOCKS_FOLDER, ROLLUPS_FOLDER):
+                (data_dir / name).mkdir(parents=True, exist_ok=True)
             lock_fd = folder_lock.take(data_dir)
         except OSError as error:
             raise StorageError(f"the data folder {data_dir} can't be used: {error}") from error
         try:
+            cls._check_kind(data_dir, options)
             return cls(data_dir, options, lock_fd)
         except BaseException:
             os.close(lock_fd)
             raise
+
+    @classmethod
+    def _check_kind(cls, data_dir: Path, options: StorageOptions) -> None:  # noqa: ARG003 - of ours
+        data_folder.check_own(data_dir)
 
     def seen(self, tenant: str, batch_id: str) -> bool:
         """Tell whether a batch is durable already."""
@@ -181,11 +196,12 @@ class Storage:
                 stored=Stored(raw, rollups, hours),
                 series=series,
                 heads=views,
+                fetch=self._files.fetch,
                 stacks=lambda service, blocks: self._stacks.stacks(
                     tenant,
                     service,
                     blocks=blocks,
-                    heads=_trees(service, views),
+                    heads=trees_of(service, views),
                     report_damage=self.set_aside,
                 ),
             )
@@ -223,11 +239,12 @@ class Storage:
         Raises:
             StorageUnavailable: The disk is full or read-only; the head stays as it is.
         """
-        self._room.probe(self._wal_dir)
+        self._room.probe(self._try_write)
         with self._flush_lock:
             oldest = self._heads.taking.oldest_monotonic
             aged = oldest is not None and time.monotonic() - oldest >= self._options.flush_seconds
-            if aged or self._heads.taking.rows >= self._options.flush_rows:
+            many = self._heads.taking.rows >= self._options.flush_rows
+            if aged or many or self._flushing.in_doubt:
                 self._flush()
 
     def maintain(self, now_ms: int) -> None:
@@ -238,12 +255,13 @@ class Storage:
         """
         self.flush_if_due()
         with self._upkeep_lock:
-            # Retention first: it makes room for what follows.
-            if self._upkeep.expire(now_ms):
-                self._forget_series()
-            if self._seen.forget(now_ms - REMEMBER_MS):
-                self._catalog.forget_batches(now_ms - REMEMBER_MS)
-            self._upkeep.compact(now_ms)
+            self._keep_up(now_ms)
+
+    def follow(self) -> None:
+        """Take in what other collectors have written since: in a store of one there are none."""
+
+    def watch_peers(self) -> None:
+        """Tell other collectors of this one: there are none."""
 
     def stop_upkeep(self) -> None:
         """Let go of a compaction that runs: nothing of it counts; no other is begun."""
@@ -280,17 +298,13 @@ class Storage:
         with self._state_lock:
             blocks = self._blocks.all()
             rows = self._heads.rows
-        raw = [each for each in blocks if each.tier == RAW]
         reason = self._room.reason()
         return StorageState(
             writable=not reason,
             reason=reason,
             head_rows=rows,
             wal_bytes=wal.total_bytes(self._wal_dir),
-            blocks=len(raw),
-            block_bytes=sum(each.bytes for each in raw),
-            rollup_blocks=len(blocks) - len(raw),
-            rollup_bytes=sum(each.bytes for each in blocks if each.tier != RAW),
+            **sizes(blocks),
             stack_cache_bytes=self._stacks.nbytes,
             damaged_blocks=len(self._catalog.damaged()),
             disk_free_bytes=shutil.disk_usage(self._data_dir).free,
@@ -312,49 +326,43 @@ class Storage:
                 self._seen.add(batch.tenant, batch_id, now_ms)
         self._known.add(batch.tenant, batch.stacks)
 
+    def _keep_up(self, now_ms: int) -> None:
+        # Retention first: it makes room for what follows.
+        if self._upkeep.expire(now_ms):
+            self._forget_series()
+        if self._seen.forget(now_ms - REMEMBER_MS):
+            self._catalog.forget_batches(now_ms - REMEMBER_MS)
+        self._upkeep.compact(now_ms)
+
     def _flush(self) -> None:
-        if self._heads.taking.empty:
-            return
-        number = self._wal.rotate(self._freeze)
-        frozen = self._heads.frozen
-        assert frozen is not None  # noqa: S101 - set by _freeze, which rotate has called
-        written: list[Block] = []
-        registered = False
-        try:
-            self._write_blocks(frozen, number, written)
-            self._catalog.register_flush(
-                written,
-                series=frozen.new_series,
-                active=frozen.active,
-                batch_ids=frozen.batch_ids,
-                wal_number=number,
-            )
-            registered = True
-        finally:
-            with self._state_lock:
-                if registered:
-                    self._blocks.exchange((), written)
-                self._heads.thaw(keep=not registered)
-            if not registered:
-                self._upkeep.delete(written)
-        recovery.remove_logs(self._wal_dir, number)
+        if not self._flushing.in_doubt:
+            if self._heads.taking.empty:
+                return
+            self._wal.rotate(self._freeze)
+            self._flushing.write(self._mark)
+        self._flushing.register()
+        self._remove_logs(self._mark)
 
     def _freeze(self) -> None:
+        self._mark = self._mark_of(self._wal.number - 1)
         with self._state_lock:
             self._heads.freeze()
         self._known.reset(self._wal.number)
 
-    def _write_blocks(self, head: Head, wal_number: int, written: list[Block]) -> None:
-        """Write a block a tenant and hour; after an error ``written`` has what was done."""
-        for tenant in sorted(head.tenants):
-            write_head(
-                tenant,
-                head.tenants[tenant],
-                self._writer,
-                series=self.series(tenant),
-                origin=Origin(wal_number=wal_number),
-                written=written,
-            )
+    def _open_catalog(self) -> Catalog:
+        return rebuild.open_catalog(self._data_dir / CATALOG_FILE, self._data_dir, self._wal_dir)
+
+    def _open_files(self) -> BlockFiles:
+        return LocalFiles(self._data_dir)
+
+    def _try_write(self) -> None:
+        recovery.try_write(self._wal_dir)
+
+    def _mark_of(self, number: int) -> LogMark:
+        return LogMark("", number)
+
+    def _remove_logs(self, flushed: LogMark) -> None:
+        recovery.remove_logs(self._wal_dir, flushed.number)
 
     def _recover(self) -> None:
         """Sweep what a crash left behind, then read the log into the head."""
@@ -362,21 +370,19 @@ class Storage:
         recovery.sweep(self._data_dir, registered={each.path for each in self._blocks.all()})
         for block, reason in recovery.incomplete(self._data_dir, self._blocks.all()):
             self._upkeep.set_aside(block.path, reason)
+        self._read_catalog()
+        recovered = recovery.read_log(self._wal_dir, flushed=flushed)
+        self._wal_skipped_bytes = recovered.skipped_bytes
+        for batch in each_once(recovered.batches):
+            self._into_head(batch)
+        self._wal = wal.Wal(wal.LogFiles(self._wal_dir), number=recovered.last_number + 1)
+        self._known.reset(self._wal.number)
+        recovery.remove_logs(self._wal_dir, flushed)
+
+    def _read_catalog(self) -> None:
         for tenant, series in self._catalog.series():
             self.series(tenant).add_one(series)
         self._seen = self._catalog.seen_batches()
-        recovered = recovery.read_log(self._wal_dir, flushed=flushed)
-        self._wal_skipped_bytes = recovered.skipped_bytes
-        # Whole ids, not the watermarks of agents: the order of the log need not be that of taking.
-        replayed: set[tuple[str, str]] = set()
-        for batch in recovered.batches:
-            keys = {(batch.tenant, each) for each in batch.batch_ids}
-            if not keys or not keys <= replayed:
-                replayed |= keys
-                self._into_head(batch)
-        self._wal = wal.Wal(self._wal_dir, number=recovered.last_number + 1)
-        self._known.reset(self._wal.number)
-        recovery.remove_logs(self._wal_dir, flushed)
 
     def _forget_series(self) -> None:
         """Drop series of which no block and no unflushed row is left."""
@@ -391,9 +397,3 @@ class Storage:
                 if tenant in self._series:
                     self._series[tenant].discard(series_id)
         self._catalog.drop_series(unused)
-
-
-def _trees(service: str, heads: Sequence[HeadView]) -> list[PrefixTree]:
-    """Give the stacks of a service that are in memory only."""
-    found = (each.stacks.tree(service) for each in heads)
-    return [each for each in found if each is not None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,9 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from flamewell_collector.errors import StorageUnavailable
-from flamewell_collector.store import compactor, recovery, retention
-from flamewell_collector.store.catalog import Block, Catalog, RollupHour
+from flamewell_collector.errors import StorageError, StorageUnavailable, Superseded
+from flamewell_collector.store import compactor, retention
+from flamewell_collector.store.block_files import RAW_FILES, SERIES_FILE, SUMS_FILES, BlockFiles
+from flamewell_collector.store.catalog import Catalog
+from flamewell_collector.store.changes import Block, RollupHour
 from flamewell_collector.store.live_blocks import LiveBlocks
 from flamewell_collector.store.stack_cache import StackCache
 from flamewell_collector.store.state import StorageOptions
@@ -37,6 +38,7 @@ class Upkeep:
         *,
         catalog: Catalog,
         blocks: LiveBlocks,
+        files: BlockFiles,
         writer: BlockWriter,
         stacks: StackCache,
         lock: threading.Lock,
@@ -49,6 +51,7 @@ class Upkeep:
         self._options = options
         self._catalog = catalog
         self._blocks = blocks
+        self._files = files
         self._writer = writer
         self._lock = lock
 
@@ -62,16 +65,7 @@ class Upkeep:
         with self._lock:
             groups = compactor.due_hours(self._blocks.raw(), self._blocks.hours(), closed_ms)
         for group in groups:
-            self._replace(
-                group,
-                partial(
-                    compactor.compact_hour,
-                    group,
-                    data_dir=self._data_dir,
-                    writer=self._writer,
-                    stopped=self.stopping.is_set,
-                ),
-            )
+            self._replace(group, partial(self._merge_hour, group))
         with self._lock:
             days = compactor.due_days(self._blocks.hours(), closed_ms)
         for hours in days:
@@ -98,39 +92,50 @@ class Upkeep:
 
     def set_aside(self, path: str, reason: str) -> None:
         """Take a damaged block out of the store; its files move to the damaged folder."""
+        if self._files.is_copy(path):
+            self._stacks.forget([self._data_dir / path])
+            return
         with self._lock:
             known = self._blocks.take_out(path)
             self.set_aside_count += known is not None
         if known is None:
             return
         log.error("block %s is damaged and set aside: %s", path, reason)
-        block = self._data_dir / path
         try:
             self._catalog.set_aside(path, reason)
-        except StorageUnavailable as error:
+        except StorageError as error:
             # It is still registered: the next start, or the next reader after it, comes here again.
             log.warning("the damaged block %s stays where it is for now: %s", path, error)
             return
-        if block.exists():
-            recovery.set_aside(block, self._data_dir)
+        self._files.set_aside(path)
 
     def delete_unread(self) -> None:
         """Delete replaced blocks that no snapshot holds."""
         with self._lock:
             paths = self._blocks.deletable()
         for path in paths:
-            shutil.rmtree(self._data_dir / path, ignore_errors=True)
+            self._files.remove(path)
 
     def delete(self, blocks: Iterable[Block]) -> None:
         """Delete blocks that were written but are not registered."""
         registered = {each.path for each in self._catalog.blocks()}
         for each in blocks:
             if each.path not in registered:
-                shutil.rmtree(self._data_dir / each.path, ignore_errors=True)
+                self._files.remove(each.path)
+
+    def _merge_hour(self, group: Sequence[Block]) -> compactor.Compacted:
+        self._files.fetch((each.path, RAW_FILES + SERIES_FILE) for each in group)
+        return compactor.compact_hour(
+            group,
+            data_dir=self._data_dir,
+            writer=self._writer,
+            stopped=self.stopping.is_set,
+        )
 
     def _merge_day(self, hours: Sequence[RollupHour]) -> compactor.Compacted:
         with self._lock:
             known = {each.path: each for each in self._blocks.all()}
+        self._files.fetch((each.path, SUMS_FILES + SERIES_FILE) for each in hours)
         return compactor.compact_day(
             hours,
             [read_origin(self._data_dir / each.path) for each in hours],
@@ -164,11 +169,21 @@ class Upkeep:
         hours: Sequence[RollupHour] = (),
     ) -> None:
         try:
+            self._files.publish(new)
             useless = self._catalog.replace(old, new, hours)
+        except Superseded as error:
+            log.info("a merge is let go: %s", error)
+            self.delete(new)
+            return
         except StorageUnavailable:
             self.delete(new)
             raise
-        gone = [*(each.path for each in old), *useless]
+        self.exchange([*(each.path for each in old), *useless], new, hours)
+
+    def exchange(
+        self, gone: Sequence[str], new: Sequence[Block], hours: Sequence[RollupHour]
+    ) -> None:
+        """Let questions see what the catalog says."""
         with self._lock:
             self._blocks.exchange(gone, new, hours)
         self._stacks.forget(self._data_dir / path for path in gone)

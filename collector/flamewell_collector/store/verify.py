@@ -13,12 +13,13 @@ import pyarrow as pa
 from flamewell_collector.errors import StorageError
 from flamewell_collector.store import batch_codec, folder_lock, rollups, wal
 from flamewell_collector.store.block_stacks import BlockStacks
-from flamewell_collector.store.catalog import Block, Catalog, RollupHour
+from flamewell_collector.store.catalog import Catalog
+from flamewell_collector.store.changes import Block, RollupHour
+from flamewell_collector.store.data_folder import CATALOG_FILE, WAL_FOLDER
 from flamewell_collector.store.database_copy import copy_database
 from flamewell_collector.store.reader import BlockReader
 from flamewell_collector.store.recovery import DAMAGED_FOLDER
 from flamewell_collector.store.sample_rows import SampleRows, int64s
-from flamewell_collector.store.storage import CATALOG_FILE, WAL_FOLDER
 from flamewell_collector.store.tiers import HOUR_MS, RAW, SLOT_MS, TEN_MINUTES
 from flamewell_collector.store.verify_block import Problem, check_block
 from flamewell_collector.store.writer import TEMPORARY_FOLDER, block_folders, read_origin

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flamewell_collector.errors import StorageError
-from flamewell_collector.store.catalog import Block
+from flamewell_collector.store.changes import Block
 from flamewell_collector.store.reader import BlockReader
 from flamewell_collector.store.sample_rows import SampleRows, int64s
 from flamewell_collector.store.schema import BLOCK_TABLES, ROLLUP_TABLES, TABLES

@@ -12,10 +12,12 @@ import logging
 import os
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from flamewell_collector.errors import StaleBatch, StorageUnavailable
 
@@ -33,21 +35,114 @@ class _Ticket:
     number: int | None = None
     done: bool = False
     stale: bool = False
-    error: OSError | None = field(default=None)
+    error: OSError | StorageUnavailable | None = field(default=None)
+
+
+class LogSink(Protocol):
+    """Where frames are written to."""
+
+    def write(self, number: int, data: bytes) -> None:
+        """Make frames of a log file durable; after an error none of them counts.
+
+        Raises:
+            OSError: They can't be written.
+            StorageUnavailable: Likewise.
+        """
+        ...
+
+    def settle(self, number: int) -> None:
+        """Find out what became of writes that failed, where that is in doubt.
+
+        Raises:
+            StorageUnavailable: That can't be found out.
+        """
+        ...
+
+    def end(self) -> None:
+        """Note that nothing more comes of the file."""
+        ...
+
+
+class LogFiles:
+    """Log files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder; nothing is written yet."""
+        self._folder = folder
+        self._size = 0
+        self._fd: int | None = None
+
+    def write(self, number: int, data: bytes) -> None:
+        """Write and sync.
+
+        Raises:
+            OSError: That did not work.
+        """
+        try:
+            if self._fd is None:
+                self._fd = self._open(number)
+            _write_all(self._fd, data, self._size)
+            os.fdatasync(self._fd)
+        except OSError:
+            self._undo()
+            raise
+        self._size += len(data)
+
+    def settle(self, number: int) -> None:
+        """Do nothing: what failed was cut off again."""
+
+    def end(self) -> None:
+        """Close the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd, self._size = None, 0
+
+    def _undo(self) -> None:
+        """Cut the file back to its last good frame.
+
+        Where that fails too, the next write goes over what is left: each has its offset.
+        """
+        if self._fd is None:
+            return
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError as error:
+            log.warning("the log could not be cut back after a failed write: %s", error)
+
+    def _open(self, number: int) -> int:
+        # A file of this number that is there already was made by a try that failed: it is empty.
+        path = self._folder / f"{number:012d}{_SUFFIX}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            sync_folder(self._folder)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
 
 class Wal:
-    """Appends frames; one fdatasync covers all that wait (group commit)."""
+    """Appends frames; one write covers all that wait (group commit).
 
-    def __init__(self, folder: Path, *, number: int) -> None:
-        """Take the folder and the number of the file to come; nothing is written yet."""
-        self._folder = folder
+    Attributes:
+        number: Of the current file.
+    """
+
+    def __init__(self, sink: LogSink, *, number: int, gather_seconds: float = 0) -> None:
+        """Take where frames go to; nothing is written yet.
+
+        Args:
+            sink: Where to.
+            number: Of the file to come.
+            gather_seconds: For so long others may join a write, where each one costs.
+        """
+        self._sink = sink
+        self._gather_seconds = gather_seconds
         self._pending: list[_Ticket] = []
         self._pending_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self.number = number
         self._size = 0
-        self._fd: int | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -75,30 +170,50 @@ class Wal:
         # Whoever comes first commits for all that have queued up meanwhile.
         with self._commit_lock:
             if not ticket.done:
+                if self._gather_seconds:
+                    time.sleep(self._gather_seconds)
                 self._commit()
         if ticket.stale:
             raise StaleBatch(f"log file {number} is closed")
+        if isinstance(ticket.error, StorageUnavailable):
+            raise ticket.error
         if ticket.error is not None:
             raise StorageUnavailable(
                 f"the write-ahead log can't be written: {ticket.error.strerror or ticket.error}"
             ) from ticket.error
 
-    def rotate(self, on_rotated: Callable[[], None]) -> int:
+    def rotate(self, on_rotated: Callable[[], None], *, sink: LogSink | None = None) -> int:
         """Close the file and start the next one; gives the closed file's number.
 
         Args:
             on_rotated: Called between the two, while nothing can be appended.
+            sink: Where frames go to from now on, if elsewhere; the former one is given up.
+
+        Raises:
+            StorageUnavailable: It is in doubt what the file holds; it goes on.
         """
         with self._commit_lock:
-            self._close()
+            if sink is None:
+                self._sink.settle(self.number)
+            self._end()
             closed, self.number = self.number, self.number + 1
+            self._sink = sink or self._sink
             on_rotated()
             return closed
+
+    def settle(self) -> None:
+        """Find out what became of writes that failed, where that is in doubt.
+
+        Raises:
+            StorageUnavailable: That can't be found out.
+        """
+        with self._commit_lock:
+            self._sink.settle(self.number)
 
     def close(self) -> None:
         """Close the file."""
         with self._commit_lock:
-            self._close()
+            self._end()
 
     def _commit(self) -> None:
         with self._pending_lock:
@@ -117,12 +232,8 @@ class Wal:
             )
         )
         try:
-            if self._fd is None:
-                self._fd = self._open(self.number)
-            _write_all(self._fd, data, self._size)
-            os.fdatasync(self._fd)
-        except OSError as error:
-            self._undo()
+            self._sink.write(self.number, data)
+        except (OSError, StorageUnavailable) as error:
             for ticket in group:
                 ticket.error, ticket.done = error, True
             return
@@ -131,33 +242,9 @@ class Wal:
             ticket.on_durable()
             ticket.done = True
 
-    def _undo(self) -> None:
-        """Cut the file back to its last good frame.
-
-        Where that fails too, the next write goes over what is left: each has its offset.
-        """
-        if self._fd is None:
-            return
-        try:
-            os.ftruncate(self._fd, self._size)
-        except OSError as error:
-            log.warning("the log could not be cut back after a failed write: %s", error)
-
-    def _open(self, number: int) -> int:
-        # A file of this number that is there already was made by a try that failed: it is empty.
-        path = self._folder / f"{number:012d}{_SUFFIX}"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
-            sync_folder(self._folder)
-        except OSError:
-            os.close(fd)
-            raise
-        return fd
-
-    def _close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-        self._fd, self._size = None, 0
+    def _end(self) -> None:
+        self._sink.end()
+        self._size = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +268,11 @@ def replay(path: Path) -> Replayed:
     Raises:
         OSError: It can't be read at all.
     """
-    data = path.read_bytes()
+    return replay_bytes(path.read_bytes())
+
+
+def replay_bytes(data: bytes) -> Replayed:
+    """Read what a log file holds, as ``replay``."""
     payloads: list[bytes] = []
     end = damaged = 0
     for at, payload in _frames(data):

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flamewell_collector.errors import StorageUnavailable
-from flamewell_collector.store.catalog import Block
+from flamewell_collector.store.changes import Block
 from flamewell_collector.store.sample_rows import SampleRows
 from flamewell_collector.store.schema import BLOCK_TABLES, ROLLUP_TABLES
 from flamewell_collector.store.stack_numbers import StackRows

@@ -1,0 +1,1 @@
+"""A store that several collectors share, over object storage or a common folder."""
