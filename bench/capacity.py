@@ -141,7 +141,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--rollup-share", type=float, default=0.35, help="size of rollups, of that of raw rows")
     add("--raw-days", type=float, default=7)
     add("--rollup-days", type=float, default=90)
-    add("--ingest-rate", type=float, default=250_000, help="rows/s a core, request to log")
+    add(
+        "--ingest-rate",
+        type=float,
+        default=250_000,
+        help="rows/s a core, request to log (decision 0018)",
+    )
     add("--compaction-rate", type=float, default=1_400_000, help="rows/s a core")
     add("--busy", type=float, default=0.5, help="share of a core that is planned to be used")
     add("--worker-cores", type=int, default=8)

@@ -47,7 +47,6 @@ from flamewell_collector.otlp_wire import parse_request
 from flamewell_collector.pprof import PprofDecoder, Upload
 from flamewell_collector.store import batch_codec
 from flamewell_collector.store.wal import LogFiles, Wal
-from flamewell_collector.symbol_columns import SymbolHashes
 from flamewell_wire import pprof, profile_types
 
 ROOT = Path(__file__).parent.parent
@@ -163,14 +162,12 @@ def otlp_rows(
 ) -> Iterator[tuple[str, float]]:
     """Give (stage, ns a sample) of each batch; the first one warms the cache of names."""
     wal = Wal(LogFiles(folder), number=1)
-    hashes = SymbolHashes()
     for number, (body, samples) in enumerate(bodies):
         decoder = Decoder(
             replace(Limits(), series=10**6),
             seen=lambda _tenant, _id: False,
             room_for_series=lambda _tenant, _series: True,
             known=known,
-            hashes=hashes,
         )
         now_ms = time.time_ns() // 1_000_000
         parse, request = timed(parse_request, body, as_json=False)
@@ -188,16 +185,13 @@ def pprof_rows(
 ) -> Iterator[tuple[str, float]]:
     """The same of a profile, over and over; a sample is one (stack, type)."""
     wal = Wal(LogFiles(folder), number=2)
-    hashes = SymbolHashes()
     plain = gzip.decompress(body)
     message = pprof.Profile.FromString(plain)
     samples = len(message.sample) * len(message.sample_type)
     upload = Upload({"service_name": "bench"})
     limits = replace(Limits(), max_age_ms=1 << 60, profile_samples=10**6)
     for number in range(runs + 1):
-        decoder = PprofDecoder(
-            limits, room_for_series=lambda _tenant, _series: True, known=known, hashes=hashes
-        )
+        decoder = PprofDecoder(limits, room_for_series=lambda _tenant, _series: True, known=known)
         unpack, whole = timed(lambda: b"".join(gunzip_parts(body, engine=engine)))
         decode, decoded = timed(decoder.decode, whole, upload, "bench", time.time_ns() // 10**6)
         encode, frame = timed(batch_codec.encode, decoded.batch)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flamewell_collector.hashing import frame_hash
+from flamewell_collector.hashing import frame_hashes, text_hashes
 
 LIBRARY_FRAMES: Final = 6_000
 """Of all libraries together; a service uses some of them."""
@@ -73,9 +73,11 @@ class Symbols:
     def of(cls, frames: Sequence[tuple[str, str, int]]) -> Symbols:
         """Make columns of (function, file, line)."""
         functions, files, lines = zip(*frames, strict=True)
-        hashes = [frame_hash(*each) for each in frames]
+        names, places = (
+            text_hashes([each.encode() for each in texts]) for texts in (functions, files)
+        )
         return cls(
-            np.array(hashes, np.uint64),
+            frame_hashes(names, places, np.array(lines)),
             pa.array(functions, pa.string()),
             pa.array(files, pa.string()),
             np.array(lines, np.int32),

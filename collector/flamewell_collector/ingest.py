@@ -24,7 +24,6 @@ from flamewell_collector.otlp import Decoder
 from flamewell_collector.otlp_wire import parse_request
 from flamewell_collector.pprof import PprofDecoder, Upload
 from flamewell_collector.store.storage import Storage
-from flamewell_collector.symbol_columns import SymbolHashes
 
 _TRIES_WITH_KNOWN_STACKS = 2
 """A log file lasts for minutes: the second one does not end before the batch is in it."""
@@ -81,7 +80,6 @@ class Ingest:
         self._metrics = metrics
         self._limits = limits
         self._now_ms = now_ms
-        self._hashes = SymbolHashes()
         self._admission = Admission(limits.memory_bytes)
         seconds = limits.burst_seconds
         self._bytes = TenantRates(
@@ -141,7 +139,6 @@ class Ingest:
                 seen=self._storage.seen,
                 room_for_series=self._series_quota(),
                 known=known,
-                hashes=self._hashes,
                 admit_samples=admit,
             )
             found = decoder.decode(request, tenant, self._now_ms())
@@ -199,7 +196,6 @@ class Ingest:
                 self._limits,
                 room_for_series=self._series_quota(),
                 known=known,
-                hashes=self._hashes,
                 admit_samples=admit,
             )
             found = decoder.decode(body, upload, tenant, self._now_ms())

@@ -25,7 +25,6 @@ from flamewell_collector.otlp_labels import attributes_of, labels_of
 from flamewell_collector.otlp_profiles import HeadReader, ProfileHead, RawSamples, read_samples
 from flamewell_collector.otlp_wire import not_a_request
 from flamewell_collector.stack_columns import Stacks
-from flamewell_collector.symbol_columns import SymbolHashes
 from flamewell_collector.wire_columns import Malformed
 from flamewell_wire import attributes as names
 
@@ -71,7 +70,6 @@ class Decoder:
         seen: Callable[[str, str], bool],
         room_for_series: Callable[[str, int], bool],
         known: Known | None = None,
-        hashes: SymbolHashes | None = None,
         admit_samples: Callable[[int, int], None] = lambda _profiles, _samples: None,
     ) -> None:
         """Make a decoder.
@@ -81,7 +79,6 @@ class Decoder:
             seen: (tenant, batch id) → stored already.
             room_for_series: (tenant, series id) → known, or one more may come.
             known: Stacks that the batch need not hold.
-            hashes: Remembered from request to request.
             admit_samples: Told how many profiles and samples are to come; it may raise.
         """
         self._limits = limits
@@ -89,7 +86,6 @@ class Decoder:
         self._room_for_series = room_for_series
         self._known = known
         self._admit_samples = admit_samples
-        self._hashes = SymbolHashes() if hashes is None else hashes
 
     def decode(self, request: Any, tenant: str, now_ms: int) -> Decoded:
         """Turn a parsed request into columns.
@@ -184,11 +180,11 @@ class Decoder:
         samples = read_samples(heads)
         kept = _check_values(heads, samples, reader, rejects)
         try:
-            stacks, table = read_stacks(dictionary, self._hashes, self._limits)
+            stacks, table = read_stacks(dictionary, self._limits)
         except ProfileRejected as error:
             rejects.add(error, [heads[at].message for at in np.flatnonzero(kept)])
             kept[:] = False
-            stacks, table = read_stacks(type(dictionary)(), self._hashes, self._limits)
+            stacks, table = read_stacks(type(dictionary)(), self._limits)
         kept &= _check_stacks(heads, samples, kept, stacks, rejects)
         profiles, chosen = _profiles(heads, samples, kept)
         built = build(

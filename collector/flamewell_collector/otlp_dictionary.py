@@ -14,7 +14,6 @@ from flamewell_collector.stack_columns import Stacks
 from flamewell_collector.symbol_columns import (
     NO_MAPPING,
     Locations,
-    SymbolHashes,
     SymbolTables,
     locations,
 )
@@ -29,7 +28,7 @@ _MAPPING_FILE = 4
 _INT32_MAX = 2**31 - 1
 
 
-def read_stacks(dictionary: Any, hashes: SymbolHashes, limits: Limits) -> tuple[Stacks, Locations]:
+def read_stacks(dictionary: Any, limits: Limits) -> tuple[Stacks, Locations]:
     """Hash all stacks of a dictionary.
 
     Raises:
@@ -39,13 +38,12 @@ def read_stacks(dictionary: Any, hashes: SymbolHashes, limits: Limits) -> tuple[
     references, counts = _references(dictionary.stack_table[:], limits)
     tables = _symbol_tables(dictionary)
     size = len(tables.addresses)
-    outside = (references < 0) | (references >= size)
-    if outside.any():
+    if len(references) and not 0 <= int(references.min()) <= int(references.max()) < size:
         # A row of its own stands for all numbers outside the table.
-        references[outside] = size
+        references[(references < 0) | (references >= size)] = size
     used = np.zeros(size + 1, dtype=bool)
     used[references] = True
-    table = locations(tables, used[:size], hashes, symbol_bytes=limits.symbol_bytes)
+    table = locations(tables, used[:size], symbol_bytes=limits.symbol_bytes)
     if used[size]:
         table = table.with_a_bad_one()
     return Stacks(references, counts, table, depth=limits.stack_depth), table
@@ -62,7 +60,9 @@ def _references(
     for first, last in chunks(lengths(messages)):
         part, sizes = Records.of(messages[first:last]).fields().integers(_STACK_LOCATIONS)
         counts[first:last] = sizes
-        numbers.append(np.clip(part, -1, _INT32_MAX).astype(np.int32))
+        if len(part) and not 0 <= int(part.min()) <= int(part.max()) <= _INT32_MAX:
+            part = np.clip(part, -1, _INT32_MAX)
+        numbers.append(part.astype(np.int32))
         total += len(part)
         if total > limits.batch_frames:
             raise ProfileRejected(
@@ -99,7 +99,10 @@ def _fields(messages: Any) -> Fields:
 
 def string(dictionary: Any, number: int) -> str:
     """Give a string of the dictionary; 0 is the empty one even where the table is empty."""
-    return str(at(dictionary.string_table, number, "string")) if number else ""
+    if not number:
+        return ""
+    text: bytes = at(dictionary.string_table, number, "string")
+    return text.decode(errors="replace")
 
 
 def at(table: Sequence[Any], number: int, what: str) -> Any:

@@ -33,6 +33,7 @@ _AS_BYTES = {
         "function_table",
         "link_table",
         "stack_table",
+        "string_table",
     },
 }
 

@@ -24,7 +24,6 @@ from flamewell_collector.labels import check_labels
 from flamewell_collector.limits import Limits
 from flamewell_collector.model import DecodedBatch
 from flamewell_collector.pprof_tables import PprofMessage, SampleTable, read_samples, read_stacks
-from flamewell_collector.symbol_columns import SymbolHashes
 from flamewell_collector.wire_columns import Malformed
 from flamewell_wire import profile_types
 
@@ -95,7 +94,6 @@ class PprofDecoder:
         *,
         room_for_series: Callable[[str, int], bool],
         known: Known | None = None,
-        hashes: SymbolHashes | None = None,
         admit_samples: Callable[[int, int], None] = lambda _profiles, _samples: None,
     ) -> None:
         """Make a decoder; the arguments are those of the OTLP decoder."""
@@ -103,7 +101,6 @@ class PprofDecoder:
         self._room_for_series = room_for_series
         self._known = known
         self._admit_samples = admit_samples
-        self._hashes = SymbolHashes() if hashes is None else hashes
 
     def decode(self, body: bytes, upload: Upload, tenant: str, now_ms: int) -> DecodedPprof:
         """Turn a profile into columns.
@@ -118,7 +115,7 @@ class PprofDecoder:
         self._admit_samples(1, len(profile.sample) * len(profile.sample_type))
         try:
             samples = read_samples(profile)
-            stacks, table = read_stacks(profile, samples, self._hashes, self._limits)
+            stacks, table = read_stacks(profile, samples, self._limits)
         except Malformed as error:
             raise InvalidRequest(f"not a pprof profile: {error}") from error
         if stacks.bad.any():

@@ -17,7 +17,6 @@ from flamewell_collector.stack_columns import Stacks
 from flamewell_collector.symbol_columns import (
     NO_MAPPING,
     Locations,
-    SymbolHashes,
     SymbolTables,
     locations,
 )
@@ -139,9 +138,7 @@ def _label_sets(fields: Fields, samples: int, strings: Any) -> tuple[Int64s, lis
     return label_set.astype(np.int64), sets
 
 
-def read_stacks(
-    profile: Any, samples: SampleTable, hashes: SymbolHashes, limits: Limits
-) -> tuple[Stacks, Locations]:
+def read_stacks(profile: Any, samples: SampleTable, limits: Limits) -> tuple[Stacks, Locations]:
     """Hash the stacks of the samples, each a stack of its own.
 
     Raises:
@@ -155,7 +152,7 @@ def read_stacks(
     used = np.zeros(size + 1, dtype=bool)
     used[references] = True
     tables = _symbol_tables(profile, location)
-    table = locations(tables, used[:size], hashes, symbol_bytes=limits.symbol_bytes)
+    table = locations(tables, used[:size], symbol_bytes=limits.symbol_bytes)
     if used[size]:
         table = table.with_a_bad_one()
     stacks = Stacks(references.astype(np.int32), samples.counts, table, depth=limits.stack_depth)
@@ -173,7 +170,7 @@ def _symbol_tables(profile: Any, location: Fields) -> SymbolTables:
     # -2 is outside every table.
     mapping_row = np.where(stated == 0, NO_MAPPING, np.where((m := mappings.of(stated)) < 0, -2, m))
     return SymbolTables(
-        strings=_texts(profile.string_table[:]),
+        strings=profile.string_table[:],
         names=function.scalar(_FUNCTION_NAME),
         system_names=function.scalar(_FUNCTION_SYSTEM_NAME),
         files=function.scalar(_FUNCTION_FILE),
@@ -200,13 +197,6 @@ def _addresses(location: Fields, mapping_row: Int64s, mapping: Fields) -> UInt64
         places, rows = mapped[moved], rows[moved]
         addresses[places] += offset[rows] - start[rows]
     return addresses
-
-
-def _texts(strings: list[bytes]) -> list[str]:
-    try:
-        return list(map(bytes.decode, strings))
-    except UnicodeDecodeError:
-        return [each.decode(errors="replace") for each in strings]
 
 
 class _Rows:

@@ -103,14 +103,14 @@ class Stacks:
 
     def frame_table(self, rows: Int64s) -> pa.Table:
         """Give BATCH_FRAMES of these rows, numbered in their order."""
-        frames = [self._table.frames[at] for at in rows.tolist()]
+        table = self._table
         return pa.table(
             {
-                "frame": np.arange(len(frames), dtype=np.int32),
-                "frame_id": self._table.hashes[rows].view(np.int64),
-                "function": pa.array([each[0] for each in frames], pa.string()),
-                "file": pa.array([each[1] for each in frames], pa.string()),
-                "line": pa.array([each[2] for each in frames], pa.int32()),
+                "frame": np.arange(len(rows), dtype=np.int32),
+                "frame_id": table.hashes[rows].view(np.int64),
+                "function": pa.array(table.texts(table.functions[rows]), pa.string()),
+                "file": pa.array(table.texts(table.files[rows]), pa.string()),
+                "line": table.lines[rows].astype(np.int32),
             },
             schema=BATCH_FRAMES,
         )

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from flamewell_collector.stack_columns import Paths, Stacks
 from flamewell_collector.store.key_table import KeyTable
-from flamewell_collector.store.schema import BATCH_STACKS
+from flamewell_collector.store.schema import BATCH_FRAMES, BATCH_STACKS
 
 Bools = npt.NDArray[np.bool_]
 Int32s = npt.NDArray[np.int32]
@@ -67,6 +67,8 @@ class TreeBuilder:
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """Give BATCH_STACKS and FRAMES."""
+        if not self._services:
+            return BATCH_STACKS.empty_table(), BATCH_FRAMES.empty_table()
         rows = np.concatenate(
             [np.zeros(0, dtype=np.int64), *(nodes.row for _, nodes in self._services)]
         )
@@ -76,8 +78,7 @@ class TreeBuilder:
         for service, nodes in self._services:
             parts.append(_table(service, nodes, number, first=first))
             first += len(nodes.path) + 1
-        stacks = pa.concat_tables(parts) if parts else BATCH_STACKS.empty_table()
-        return stacks, self._stacks.frame_table(distinct)
+        return pa.concat_tables(parts), self._stacks.frame_table(distinct)
 
 
 class _Tree:

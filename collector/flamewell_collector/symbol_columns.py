@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from flamewell_collector.hashing import frame_hash
+from flamewell_collector.hashing import frame_hashes, text_hashes
+from flamewell_collector.wire_columns import chunks, lengths
 
 Bools = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]
@@ -15,51 +16,7 @@ UInt64s = npt.NDArray[np.uint64]
 
 NO_MAPPING = -1
 _MAX_LINE = 2**31 - 1
-_UNKNOWN = "[unknown]"
-_GENERATION_CHARACTERS = 16 << 20
-_CACHED_CHARACTERS = 1_024
-"""Longer names are hashed again each time: they must not push all others out."""
-
-Frame = tuple[str, str, int]
-
-
-class SymbolHashes:
-    """Remembers the hashes of frames; safe to use from several threads.
-
-    Hashing a frame costs 1 µs, finding it here 0.15. Two generations bound the memory: when the
-    younger one is full the older one is dropped, what is asked for again moves over.
-    """
-
-    def __init__(self, *, generation_characters: int = _GENERATION_CHARACTERS) -> None:
-        self._limit = generation_characters
-        self._young: dict[Frame, int] = {}
-        self._old: dict[Frame, int] = {}
-        self._characters = 0
-
-    def __len__(self) -> int:
-        return len(self._young) + len(self._old)
-
-    def of(self, frames: list[Frame]) -> UInt64s:
-        """Give the hashes of frames, shape (n,)."""
-        young = self._young
-        found = list(map(young.get, frames))
-        if None in found:
-            for at, known in enumerate(found):
-                if known is None:
-                    found[at] = self._look_up(frames[at])
-        return np.array(found, dtype=np.uint64)
-
-    def _look_up(self, frame: Frame) -> int:
-        number = self._old.get(frame)
-        if number is None:
-            number = frame_hash(*frame)
-        size = len(frame[0]) + len(frame[1])
-        if size <= _CACHED_CHARACTERS:
-            self._young[frame] = number
-            self._characters += size + 100  # what the tuple and the table take besides
-            if self._characters > self._limit:
-                self._old, self._young, self._characters = self._young, {}, 0
-        return number
+_UNKNOWN = b"[unknown]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +24,7 @@ class SymbolTables:
     """The tables of a request. References are row numbers; those outside their table are bad.
 
     Attributes:
-        strings: All strings.
+        strings: All strings, UTF-8.
         names: String of each function's name, shape (functions,).
         system_names: The same, mangled, where there is no other.
         files: String of each function's file.
@@ -81,7 +38,7 @@ class SymbolTables:
         zero_is_none: Location 0 stands for no frame at all (OTLP).
     """
 
-    strings: list[str]
+    strings: list[bytes]
     names: Int64s
     system_names: Int64s
     files: Int64s
@@ -104,8 +61,11 @@ class Locations:
         size: How many frames each has.
         bad: Refers to something outside its table.
         single: Each used location has one frame.
-        frames: The frames, shape (rows,).
-        hashes: Their content hashes, shape (rows,).
+        strings: All strings, UTF-8.
+        functions: String of each frame's function, shape (rows,).
+        files: The same of its file.
+        lines: 1-based; 0 unknown, shape (rows,).
+        hashes: Content hashes of the frames, shape (rows,).
         truncated_symbols: Names that were cut.
     """
 
@@ -113,91 +73,106 @@ class Locations:
     size: Int64s
     bad: Bools
     single: bool
-    frames: list[Frame]
+    strings: list[bytes]
+    functions: Int64s
+    files: Int64s
+    lines: Int64s
     hashes: UInt64s
     truncated_symbols: int
 
     def with_a_bad_one(self) -> Locations:
         """Add a location at the end that stands for every reference to none."""
-        return Locations(
+        return replace(
+            self,
             first=np.append(self.first, 0),
             size=np.append(self.size, 0),
             bad=np.append(self.bad, np.True_),
             single=False,
-            frames=self.frames,
-            hashes=self.hashes,
-            truncated_symbols=self.truncated_symbols,
         )
 
+    def texts(self, strings: Int64s) -> list[str]:
+        """Decode some strings; what is no UTF-8 in them is replaced."""
+        return [self.strings[at].decode(errors="replace") for at in strings.tolist()]
 
-def locations(
-    tables: SymbolTables, used: Bools, hashes: SymbolHashes, *, symbol_bytes: int
-) -> Locations:
+
+def locations(tables: SymbolTables, used: Bools, *, symbol_bytes: int) -> Locations:
     """Give the frames of the used locations.
 
     Args:
         tables: The tables.
         used: Which locations stand in a stack, shape (locations,).
-        hashes: Known frames.
         symbol_bytes: Longer names are cut, and counted.
     """
     bad = np.zeros(len(used), dtype=bool)
     kept = used[tables.line_location]
     owner = tables.line_location[kept]
-    name, file, line, wrong = _lines(tables, kept)
+    sizes = lengths(tables.strings)
+    name, file, line, wrong = _lines(tables, kept, sizes)
     bad[owner[wrong]] = True
-    strings, truncated = _cut(tables.strings, np.concatenate((name, file)), symbol_bytes)
-    text = strings.__getitem__
-    functions = [each or _UNKNOWN for each in map(text, name.tolist())]
-    frames = list(zip(functions, map(text, file.tolist()), line.tolist(), strict=True))
+    strings, truncated = _cut(tables.strings, sizes, np.concatenate((name, file)), symbol_bytes)
     has_lines = np.zeros(len(used), dtype=bool)
     has_lines[tables.line_location] = True
     bare = np.flatnonzero(used & ~has_lines)
     if len(bare):
         bare, addressed = _addressed(tables, bare, bad, symbol_bytes)
-        frames += addressed
+        first = len(strings)
+        strings += [text for frame in addressed for text in frame]
+        number = first + 2 * np.arange(len(bare))
         owner = np.concatenate((owner, bare))
         order = np.argsort(owner, kind="stable")
         owner = owner[order]
-        frames = [frames[at] for at in order.tolist()]
+        name = np.concatenate((name, number))[order]
+        file = np.concatenate((file, number + 1))[order]
+        line = np.concatenate((line, np.zeros(len(bare), dtype=np.int64)))[order]
     size = np.bincount(owner, minlength=len(used))
+    hashes = _hashes(strings)
     return Locations(
         first=np.cumsum(size) - size,
         size=size,
         bad=bad,
         single=bool((size[used] == 1).all()),
-        frames=frames,
-        hashes=hashes.of(frames),
+        strings=strings,
+        functions=name,
+        files=file,
+        lines=line,
+        hashes=frame_hashes(hashes[name], hashes[file], line),
         truncated_symbols=truncated,
     )
 
 
-def _lines(tables: SymbolTables, kept: Bools) -> tuple[Int64s, Int64s, Int64s, Bools]:
+def _hashes(strings: list[bytes]) -> UInt64s:
+    parts = [text_hashes(strings[first:last]) for first, last in chunks(lengths(strings))]
+    return np.concatenate(parts)
+
+
+def _lines(
+    tables: SymbolTables, kept: Bools, sizes: Int64s
+) -> tuple[Int64s, Int64s, Int64s, Bools]:
     """Give name, file and line number of each line, and which refer to nothing."""
     function, number = tables.line_function[kept], tables.line_numbers[kept]
     wrong = ~_inside(function, len(tables.names))
     function = np.where(wrong, 0, function)
+    unknown, none = len(sizes), len(sizes) + 1  # as _cut adds them
     if not len(tables.names):
         nothing = np.zeros(len(function), dtype=np.int64)
-        return nothing, nothing, nothing, wrong
+        return nothing + unknown, nothing + none, nothing, wrong
     name, file = tables.names[function], tables.files[function]
-    unnamed = _empty(name, tables.strings)
-    if unnamed.any():
-        name = np.where(unnamed, tables.system_names[function], name)
+    empty = _empty(name, sizes)
+    if empty.any():
+        name = np.where(empty, tables.system_names[function], name)
+        empty = _empty(name, sizes)
     number = np.where(number == 0, tables.start_lines[function], number)
     number = np.where((number < 0) | (number > _MAX_LINE), 0, number)
-    known = _inside(name, len(tables.strings)) & _inside(file, len(tables.strings))
-    return np.where(known, name, 0), np.where(known, file, 0), number, wrong | ~known
+    known = _inside(name, len(sizes)) & _inside(file, len(sizes))
+    name = np.where(known & ~empty, name, unknown)
+    return name, np.where(known & (file > 0), file, none), number, wrong | ~known
 
 
-def _empty(numbers: Int64s, strings: list[str]) -> Bools:
+def _empty(numbers: Int64s, sizes: Int64s) -> Bools:
     """Tell which of these strings are empty; 0 is even where the table is empty."""
     found: Bools = numbers == 0
-    if strings[:1] == [""] and strings.count("") == 1:
-        return found
-    empty = np.fromiter(map(len, strings), np.int64, len(strings)) == 0
-    inside = np.flatnonzero(_inside(numbers, len(strings)))
-    found[inside] |= empty[numbers[inside]]
+    inside = _inside(numbers, len(sizes)) & ~found
+    found[inside] = sizes[numbers[inside]] == 0
     return found
 
 
@@ -206,29 +181,25 @@ def _inside(numbers: Int64s, length: int) -> Bools:
     return (numbers >= 0) & (numbers < max(length, 1))
 
 
-def _cut(strings: list[str], used: Int64s, limit: int) -> tuple[list[str], int]:
-    """Cut long strings; gives all, and how many of the used ones were cut."""
-    if not strings:
-        return [""], 0
-    # A character has at most four bytes: most tables hold no candidate.
-    longest = max(map(len, strings))
-    if longest * 4 <= limit:
-        return strings, 0
-    strings = list(strings)
+def _cut(strings: list[bytes], sizes: Int64s, used: Int64s, limit: int) -> tuple[list[bytes], int]:
+    """Cut long strings; gives all and two more, and how many of the used ones were cut.
+
+    The two are what an unknown function is called, and no text at all.
+    """
+    strings = [*strings, _UNKNOWN, b""]
     count = 0
-    for number in np.unique(used).tolist():
-        if len(strings[number]) * 4 > limit:
-            encoded = strings[number].encode()
-            if len(encoded) > limit:
-                count += 1
-                strings[number] = encoded[:limit].decode("utf-8", "ignore")
+    if len(sizes) and int(sizes.max()) > limit:
+        long = np.flatnonzero(sizes > limit)
+        count = len(np.intersect1d(used, long))
+        for number in long.tolist():
+            strings[number] = strings[number][:limit].decode("utf-8", "ignore").encode()
     return strings, count
 
 
 def _addressed(
     tables: SymbolTables, bare: Int64s, bad: Bools, limit: int
-) -> tuple[Int64s, list[Frame]]:
-    """Name locations without lines by binary and address."""
+) -> tuple[Int64s, list[tuple[bytes, bytes]]]:
+    """Name locations without lines by binary and address; gives rows and (function, file)."""
     mapping = tables.mappings[bare]
     wrong = (mapping != NO_MAPPING) & ~_inside(mapping, len(tables.binaries))
     if not len(tables.binaries):
@@ -239,22 +210,22 @@ def _addressed(
     wrong |= ~_inside(file, len(tables.strings))
     bad[bare[wrong]] = True
     rows: list[int] = []
-    frames: list[Frame] = []
+    frames: list[tuple[bytes, bytes]] = []
     columns = (bare, mapping, file, tables.addresses[bare], wrong)
     for at, which, number, address, broken in zip(
         *(each.tolist() for each in columns), strict=True
     ):
         if broken:
-            frame: Frame = (_UNKNOWN, "", 0)
+            frame = (_UNKNOWN, b"")
         elif which == NO_MAPPING and not address:
             if at == 0 and tables.zero_is_none:
                 continue
-            frame = (_UNKNOWN, "", 0)
+            frame = (_UNKNOWN, b"")
         else:
-            text = tables.strings[number] if which != NO_MAPPING and number else ""
-            binary = text.encode()[:limit].decode("utf-8", "ignore")
+            text = tables.strings[number] if which != NO_MAPPING and number else b""
+            binary = text[:limit].decode("utf-8", "ignore")
             name = f"{binary.rpartition('/')[2]}+0x{address:x}".removeprefix("+")
-            frame = (name, binary, 0)
+            frame = (name.encode(), binary.encode())
         rows.append(at)
         frames.append(frame)
     return np.array(rows, dtype=np.int64), frames

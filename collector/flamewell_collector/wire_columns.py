@@ -285,12 +285,16 @@ def unpack(data: Bytes, starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s, I
     last = data[low : int(behind[-1])] < _MORE
     _clear_between(last, begins - low, behind - low)
     place = np.flatnonzero(last) + low
-    values = data[place].astype(np.uint64)
-    # Most numbers have one byte or two: each round adds one byte more where there is one. The byte
-    # before a list is the last one of its length, so that looking back stops there.
-    more = np.flatnonzero(data[place - 1] >= _MORE)
-    before = place[more] - 1
-    for byte in range(1, _VARINT_BYTES + 1):
+    # Most numbers have one byte or two. The byte before a list is the last one of its length, so
+    # that looking back stops there.
+    short = data[place].astype(np.uint16)
+    previous = data[place - 1]
+    values = np.where(previous >= _MORE, short << 7 | (previous & 127), short).astype(np.uint64)
+    # Each round adds one byte more where there is one.
+    more = np.flatnonzero(np.diff(place, prepend=place[0] - _VARINT_BYTES) > 2)  # noqa: PLR2004
+    more = more[(previous[more] >= _MORE) & (data[place[more] - 2] >= _MORE)]
+    before = place[more] - 2
+    for byte in range(2, _VARINT_BYTES + 1):
         if not len(more):
             break
         if byte == _VARINT_BYTES:

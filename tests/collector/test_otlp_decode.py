@@ -201,6 +201,17 @@ def split(text: str) -> tuple[str, str]:
     return name, unit
 
 
+def test_a_name_that_is_no_utf8_costs_nothing_but_its_letters() -> None:
+    request = Request()
+    resource = request.resource(service__name="s")
+    resource.profile([(request.stack("fine", "main"), 1), (request.stack("xxxx"), 2)])
+    body = request.encoded().replace(b"xxxx", b"x\xff\xfex")
+    assert stacks_of(decoded(parse_request(body, as_json=False))) == {
+        "main fine": 1,
+        "x\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}x": 2,
+    }
+
+
 def test_timestamps_without_values_count_one_each() -> None:
     request = Request()
     profile = request.resource(service__name="s").profile(

@@ -10,11 +10,10 @@ from collector.otlp_requests import NOW_MS, Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flamewell_collector.hashing import GOLDEN, frame_hash, mix
+from flamewell_collector.hashing import GOLDEN, frame_hash, mix, text_hashes
 from flamewell_collector.limits import Limits
 from flamewell_collector.otlp import Decoder
 from flamewell_collector.otlp_wire import parse_request
-from flamewell_collector.symbol_columns import SymbolHashes
 
 STACK = st.lists(st.sampled_from("abcdef"), max_size=7).map(tuple)
 SERVICES = st.sampled_from(["payments", "orders", "ü"])
@@ -106,16 +105,34 @@ def test_the_first_stacks_stay_where_there_is_no_room(
         assert not found.rejected
 
 
-def test_names_are_remembered_in_bounds() -> None:
-    hashes = SymbolHashes(generation_characters=50_000)
-    for start in range(0, 5_000, 50):
-        frames = [(f"function{at}", "file.py", at) for at in range(start, start + 50)]
-        assert hashes.of(frames).tolist() == [frame_hash(*each) for each in frames]
-        assert hashes.of(frames[::2]).tolist() == [frame_hash(*each) for each in frames[::2]]
-        assert len(hashes) < 1_000
-    long = [("x" * 100_000, "", 1)]
-    assert hashes.of(long).tolist() == [frame_hash(*long[0])]
-    assert not any(len(each[0]) > 1_024 for each in hashes._young)
+@settings(max_examples=200, deadline=None)
+@given(texts=st.lists(st.binary(max_size=40), max_size=20))
+def test_hashes_of_texts_are_what_the_definition_says(texts: list[bytes]) -> None:
+    assert text_hashes(texts).tolist() == [text_hash(each) for each in texts]
+    distinct = set(texts)
+    assert len({text_hash(each) for each in distinct}) == len(distinct)
+
+
+def text_hash(text: bytes) -> int:
+    """By plain integers, one text at a time."""
+    words = [int.from_bytes(text[begin : begin + 8], "little") for begin in range(0, len(text), 8)]
+    total = sum(mixed(word + number * int(GOLDEN)) for number, word in enumerate(words, 1))
+    return mixed(total + len(text) * int(GOLDEN))
+
+
+def mixed(number: int) -> int:
+    return int(mix(np.array([number % 2**64], dtype=np.uint64))[0])
+
+
+def test_like_names_have_unlike_hashes() -> None:
+    texts = [f"{module}.function_{at}".encode() for module in "abc" for at in range(100_000)]
+    texts += [bytes(length) for length in range(1_000)]
+    texts += [b"x" * length for length in range(1, 1_000)]
+    hashes = text_hashes(texts)
+    assert len(np.unique(hashes)) == len(texts)
+    for bit in range(64):
+        share = float(((hashes >> np.uint64(bit)) & np.uint64(1)).mean())
+        assert 0.49 < share < 0.51
 
 
 def test_many_stacks_in_several_parts() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 SERIES = pa.schema(
     [
