@@ -71,24 +71,28 @@ class SampleColumns:
 
 def profile_table(columns: ProfileColumns) -> pa.Table:
     """Make PROFILES."""
-    return pa.table(
-        {
-            "service_name": pa.array(columns.services, pa.string()),
-            "profile_type": pa.array(columns.type_ids, pa.string()),
-            "time": columns.times_ms,
-            "series_id": pa.array(columns.series_ids, pa.int64()),
-            "duration_ms": columns.durations_ms,
-            "total": columns.totals,
-            "sample_count": columns.sample_counts,
-        }
-    ).cast(PROFILES)
+    return pa.Table.from_arrays(
+        [
+            pa.array(columns.services, pa.string()),
+            pa.array(columns.type_ids, pa.string()),
+            pa.array(columns.times_ms),
+            pa.array(columns.series_ids, pa.int64()),
+            pa.array(columns.durations_ms),
+            pa.array(columns.totals),
+            pa.array(columns.sample_counts),
+        ],
+        schema=PROFILES,
+    )
 
 
 def sample_table(profiles: pa.Table, samples: SampleColumns) -> pa.Table:
     """Make BATCH_SAMPLES: each row repeats its profile's first four columns."""
-    table = profiles.select(BATCH_SAMPLES.names[:4]).take(pa.array(samples.profile))
-    table = table.append_column("stack_id", pa.array(samples.stack_id.view(np.int64)))
-    return table.append_column("value", pa.array(samples.value)).cast(BATCH_SAMPLES)
+    (batch,) = profiles.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], PROFILES)]
+    rows = pa.array(samples.profile)
+    columns = [batch.column(name).take(rows) for name in BATCH_SAMPLES.names[:4]]
+    columns.append(pa.array(samples.stack_id.view(np.int64)))
+    columns.append(pa.array(samples.value))
+    return pa.Table.from_arrays(columns, schema=BATCH_SAMPLES)
 
 
 def series_table(series: Mapping[int, Mapping[str, str]]) -> pa.Table:

@@ -17,6 +17,8 @@ Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 
+_NOTHING = BATCH_STACKS.empty_table(), BATCH_FRAMES.empty_table()
+
 
 @dataclass(frozen=True, slots=True)
 class _Nodes:
@@ -68,7 +70,7 @@ class TreeBuilder:
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """Give BATCH_STACKS and FRAMES."""
         if not self._services:
-            return BATCH_STACKS.empty_table(), BATCH_FRAMES.empty_table()
+            return _NOTHING
         rows = np.concatenate(
             [np.zeros(0, dtype=np.int64), *(nodes.row for _, nodes in self._services)]
         )
