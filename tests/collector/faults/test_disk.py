@@ -39,11 +39,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def fill_disk(folder: Path) -> Path:
     path = folder / "something-else"
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(bytes(1 << 16))
-                file.flush()
         except OSError:
             # What is left of the last block goes too: not a byte is free afterwards.
             return path

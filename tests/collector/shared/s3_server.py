@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 _START_SECONDS = 60
+_SOCKETS = Path("/tmp")
+"""Where it makes them whatever it is told."""
 _PORTS = (
     "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
     "filer.port.grpc", "s3.port", "s3.port.grpc",
@@ -48,12 +50,11 @@ def s3_server(folder: Path) -> Iterator[str]:
         _wait_until_ready(endpoint, server, folder / "log")
         yield endpoint
     finally:
-        server.terminate()  # it removes its sockets
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait(10)
+        server.kill()
+        server.wait(30)
+        for port in ports:
+            for each in _SOCKETS.glob(f"seaweedfs-*-{port}.sock"):
+                each.unlink()
 
 
 def _free_ports(count: int) -> list[int]:
