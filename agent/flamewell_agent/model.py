@@ -173,11 +173,15 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """A process's memory at an instant, in bytes; limit 0 where there is none."""
+    """A process's memory at an instant, in bytes; limit 0 where there is none.
+
+    ``started_seconds`` is when the process was started, since the epoch; 0 where it is not known.
+    """
 
     anon_bytes: int
     rss_bytes: int
     limit_bytes: int
+    started_seconds: int = 0
 
 
 ATTACH_TOO_DEAR, INTERRUPTED = "attach_too_dear", "interrupted"

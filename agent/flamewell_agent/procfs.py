@@ -14,6 +14,8 @@ from pathlib import Path
 from flamewell_agent.errors import ProcessGoneError, ProcessUnreadableError
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_BOOT_DIGITS = 12
 _READ_AT_MOST = 1 << 20
 """No file read here is larger on a sane machine; a hostile cmdline or environ is cut."""
 ARGUMENT_BYTES_AT_MOST, ARGUMENTS_AT_MOST = 8192, 256
@@ -80,6 +82,24 @@ def read_bytes(proc_root: Path, pid: int, name: str) -> bytes:
         raise ProcessGoneError(f"process {pid} ended") from error
     except OSError as error:
         raise ProcessUnreadableError(f"/proc/{pid}/{name}: {error.strerror}") from error
+
+
+def boot_seconds(proc_root: Path) -> int:
+    """Give when the node was started, seconds since the epoch; 0 where /proc/stat does not tell."""
+    try:
+        content = (proc_root / "stat").read_bytes()
+    except OSError:
+        return 0
+    return parse_boot(content)
+
+
+def parse_boot(content: bytes) -> int:
+    """Give ``btime`` out of /proc/stat; 0 where it is not there."""
+    for line in content.splitlines():
+        name, _, value = line.partition(b" ")
+        if name == b"btime":
+            return int(value) if value.isdigit() and len(value) <= _BOOT_DIGITS else 0
+    return 0
 
 
 def read_link(proc_root: Path, pid: int, name: str) -> str:

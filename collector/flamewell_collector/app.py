@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from flask import Flask
 
 from flamewell_collector.allocator import keep_freed_memory
+from flamewell_collector.analysis.leaks.rule import CONFIRMED, Rule
 from flamewell_collector.config import CollectorConfig
 from flamewell_collector.dispatch import Dispatch
 from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
 from flamewell_collector.engine.spark import SparkEngine, SparkOptions
 from flamewell_collector.ingest import Ingest
 from flamewell_collector.jobs import Job, Jobs, MemoryGauges
+from flamewell_collector.leak_metrics import LeakGauges
+from flamewell_collector.leak_readings import TYPES
+from flamewell_collector.leak_state import STATE_FILE
+from flamewell_collector.leaks import LeakWatch
 from flamewell_collector.limits import Limits
 from flamewell_collector.metrics import CollectorMetrics, CounterSource, GaugeSource
 from flamewell_collector.model import Selection
@@ -31,6 +36,7 @@ from flamewell_collector.web import errors, security
 from flamewell_collector.web.agents import agents_blueprint
 from flamewell_collector.web.api import api_blueprint
 from flamewell_collector.web.captures import captures_blueprint
+from flamewell_collector.web.leaks import leaks_blueprint
 from flamewell_collector.web.ops import (
     ingest_gauges,
     ops_blueprint,
@@ -46,6 +52,8 @@ from flamewell_wire.profile_types import CPU
 _MAINTAIN_SECONDS: Final = 5.0
 _MEMORY_GAUGES_SECONDS: Final = 30.0
 _CAPTURES_SECONDS: Final = 5.0
+_LEAKS_SECONDS: Final = 20.0
+_MINUTE_MS: Final = 60_000
 _SERVICE_NODES_SECONDS: Final = 60.0
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
@@ -67,6 +75,19 @@ class Orders:
 
 
 @dataclass(frozen=True, slots=True)
+class Watchers:
+    """What is kept up to date in the background.
+
+    Attributes:
+        orders: What agents ask for.
+        leaks: Which containers leak memory.
+    """
+
+    orders: Orders
+    leaks: LeakWatch
+
+
+@dataclass(frozen=True, slots=True)
 class Collector:
     """The parts of a running collector.
 
@@ -75,12 +96,14 @@ class Collector:
         query: Answers questions.
         app: Answers requests.
         orders: What agents ask for.
+        leaks: Which containers leak memory.
     """
 
     storage: Storage
     query: Query
     app: Flask
     orders: Orders
+    leaks: LeakWatch
 
 
 @contextmanager
@@ -103,6 +126,8 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
         )
         memory = MemoryGauges(lambda: query.memory_readings(TENANT))
         metrics.registry.register(memory)
+        leaks = make_leak_watch(config, query)
+        metrics.registry.register(LeakGauges(lambda: leaks.found, url=config.url))
         metrics.add_gauges(GaugeSource(lambda: store_gauges(storage.state)))
         metrics.registry.register(CounterSource(lambda: store_counters(storage.state)))
         maintain_seconds = min(_MAINTAIN_SECONDS, config.flush_seconds)
@@ -121,6 +146,7 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
                 Job("flush", maintain_seconds, storage.flush_if_due),
                 Job("maintain", maintain_seconds, lambda: storage.maintain(now_ms())),
                 Job("memory_gauges", _MEMORY_GAUGES_SECONDS, memory.refresh),
+                Job("leaks", _LEAKS_SECONDS, leaks.refresh),
                 Job("captures", _CAPTURES_SECONDS, orders.dispatch.expire),
                 Job("service_nodes", _SERVICE_NODES_SECONDS, orders.nodes.refresh),
                 *_sharing(config, storage),
@@ -129,11 +155,12 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
         )
         jobs.start()
         try:
-            app = create_app(config, storage, query, metrics, orders)
-            yield Collector(storage, query, app, orders)
+            app = create_app(config, storage, query, metrics, Watchers(orders, leaks))
+            yield Collector(storage, query, app, orders, leaks)
         finally:
             storage.stop_upkeep()
             jobs.stop()
+            leaks.save()
             captures.close()
             engine.close()
     finally:
@@ -145,10 +172,11 @@ def create_app(
     storage: Storage,
     query: Query,
     metrics: CollectorMetrics,
-    orders: Orders,
+    watchers: Watchers,
 ) -> Flask:
     """Make the Flask app with all its doors."""
     app = Flask("flamewell_collector")
+    orders = watchers.orders
     limits = _limits(config)
     ingest = Ingest(storage, metrics, limits=limits, now_ms=now_ms)
     metrics.add_gauges(GaugeSource(lambda: ingest_gauges(ingest)))
@@ -157,6 +185,7 @@ def create_app(
     for blueprint in (
         otlp_blueprint(ingest, metrics, limits=limits, path=config.ingest_path),
         api_blueprint(query, state=lambda: storage.state),
+        leaks_blueprint(lambda: watchers.leaks.found, url=config.url),
         captures_blueprint(orders.dispatch),
         agents_blueprint(orders.dispatch, orders.nodes, poll_seconds=config.agent_poll_seconds),
         pyroscope_blueprint(query),
@@ -209,6 +238,54 @@ def make_engine(config: CollectorConfig, storage: Storage) -> DuckDBEngine | Spa
         ),
         report_damage=storage.set_aside,
     )
+
+
+def make_leak_watch(
+    config: CollectorConfig, query: Query, *, now: Callable[[], int] | None = None
+) -> LeakWatch:
+    """Make what watches memory; its state stands beside the store.
+
+    Args:
+        config: The options.
+        query: Gives readings.
+        now: In ms since the epoch; the query's where it is not given.
+    """
+    return LeakWatch(
+        lambda start_ms, end_ms: query.series_bins(
+            TENANT, TYPES, (start_ms, end_ms), bin_ms=_MINUTE_MS
+        ),
+        now_ms=now or query.now_ms,
+        state_path=config.data_path / STATE_FILE,
+        confirmed=leak_rule(config),
+    )
+
+
+def leak_rule(config: CollectorConfig) -> Rule:
+    """Give the options' thresholds."""
+    settled = replace(
+        CONFIRMED.settled,
+        order=config.leak_order,
+        order_beside_cpu=config.leak_order_beside_cpu,
+        rise_over_noise=config.leak_rise_over_noise,
+        rise_of_limit=config.leak_rise_of_limit,
+        bend=config.leak_bend,
+        step=config.leak_step,
+        drop=config.leak_drop,
+        excess=config.leak_excess,
+        windows_to_limit=config.leak_windows_to_limit,
+        by_load=config.leak_by_load,
+        cpu_ratio=config.leak_cpu_ratio,
+        held_bins=config.leak_held_bins,
+    )
+    young = replace(
+        settled,
+        rise_of_limit=min(settled.rise_of_limit, CONFIRMED.young.rise_of_limit),
+        bend=min(settled.bend, CONFIRMED.young.bend),
+        life_bend=CONFIRMED.young.life_bend,
+        windows_to_limit=config.leak_young_windows_to_limit,
+        held_bins=config.leak_young_held_bins,
+    )
+    return replace(CONFIRMED, settled=settled, young=young)
 
 
 def serving_options(config: CollectorConfig) -> ServingOptions:

@@ -130,6 +130,18 @@ def top(config: CollectorConfig, flags: Flags) -> int:
     return DONE
 
 
+def leaks(config: CollectorConfig, flags: Flags) -> int:
+    """Say which containers are suspected to leak memory."""
+    with offline.offline_query(config) as store:
+        answer = offline.leaks(config, store, _asked(flags))
+    if flags.json:
+        print(offline.as_json(answer))
+        return DONE
+    for line in offline.as_text("leaks", answer):
+        print(line)
+    return DONE
+
+
 def export(config: CollectorConfig, flags: Flags) -> int:
     """Save a merged profile."""
     with offline.offline_query(config) as store:
@@ -183,6 +195,15 @@ def _add_top(parser: argparse.ArgumentParser) -> None:
     _add_shown(parser)
 
 
+def _add_leaks(parser: argparse.ArgumentParser) -> None:
+    # All that is stored may be looked at: only the end of the span is asked for.
+    parser.set_defaults(**{"from": "1"})
+    parser.add_argument("--until", default="", help="judge as at this time; default: now")
+    parser.add_argument("--tier", default="", help="only suspected, or only confirmed ones")
+    parser.add_argument("--service", default="", help="only those of this service")
+    parser.add_argument("--json", action="store_true", help="print what the HTTP API answers")
+
+
 def _add_export(parser: argparse.ArgumentParser) -> None:
     _add_asked(parser)
     parser.add_argument(
@@ -213,6 +234,7 @@ COMMANDS: Final = (
     Command("restore", "copy a backup into an empty data folder", restore, _add_restore, FOLDER),
     Command("query", "answer a question while no collector runs", query, _add_query),
     Command("top", "functions with most self value, while no collector runs", top, _add_top),
+    Command("leaks", "containers that may leak memory, while no collector runs", leaks, _add_leaks),
     Command("export", "save a merged profile, while no collector runs", export, _add_export),
 )
 
@@ -283,7 +305,10 @@ def _answer(config: CollectorConfig, flags: Flags, question: str) -> None:
 
 
 def _asked(flags: Flags) -> Parameters:
-    names = ("query", "type", "from", "until", "label", "step", "max_nodes", "limit", "format")
+    names = (
+        "query", "type", "from", "until", "label", "step", "max_nodes", "limit", "format", "tier",
+        "service",
+    )  # fmt: skip
     values = vars(flags)
     return offline.parameters({name: values[name] for name in names if values.get(name)})
 

@@ -194,6 +194,56 @@ class CollectorConfig:
         "let strace and gdb captures be asked for, which slow their target down 13 to 25 times or "
         "stop it for seconds; each agent must allow them as well",
     )
+    external_url: str = option(
+        "", "where people reach this collector, as https://flamewell.example.com: links of alerts "
+        "begin with it; empty for http:// and listen",
+    )  # fmt: skip
+    leak_order: float = option(
+        0.79,
+        "memory leaks if Kendall's tau of amount and time is at least this, ...",
+        low=0,
+        high=1,
+    )
+    leak_order_beside_cpu: float = option(
+        0.59, "... and the same with CPU use held constant,", low=-1, high=1
+    )
+    leak_rise_over_noise: float = option(
+        1.6, "... it rises by so many deviations from the line,", low=0, high=1_000
+    )
+    leak_rise_of_limit: float = option(
+        0.03, "... and by this share of the limit,", unit="of the limit", low=0, high=1
+    )
+    leak_bend: float = option(
+        0.885, "... does not slow down (1 is a straight line),", low=-10, high=2
+    )
+    leak_step: float = option(0.46, "... not by a single step,", unit="of the rise", low=0, high=1)
+    leak_drop: float = option(
+        0.49, "... does not fall back further than this,", unit="of the rise", low=0, high=10
+    )
+    leak_excess: float = option(
+        0.665, "... goes so far above all that was there before,", unit="of the rise", low=-10,
+        high=1,
+    )  # fmt: skip
+    leak_windows_to_limit: float = option(
+        3.4, "... would be full within so many times as long as it has grown,", unit="windows",
+        low=0, high=1_000,
+    )  # fmt: skip
+    leak_by_load: float = option(
+        0.5, "... CPU use does not explain more than this,", unit="of the rise", low=0, high=10
+    )
+    leak_cpu_ratio: float = option(
+        2.15, "... and CPU use is not so many times that of the day before", low=0, high=1_000
+    )
+    leak_held_bins: int = option(
+        2, "all this in so many evaluations in a row, each a 24th of the window apart", unit="bins",
+        low=1, high=24,
+    )  # fmt: skip
+    leak_young_windows_to_limit: float = option(
+        1.57, "leak_windows_to_limit in a container's first day", unit="windows", low=0, high=1_000
+    )
+    leak_young_held_bins: int = option(
+        6, "leak_held_bins in a container's first day", unit="bins", low=1, high=24
+    )
     log_format: str = option("text", "how log lines look", choices=("text", "json"))
     log_level: str = option(
         "info", "least severe log lines shown", choices=("debug", "info", "warning", "error")
@@ -211,6 +261,11 @@ class CollectorConfig:
         if not host or port is None or parts.path or parts.username is not None:
             raise ConfigError(problem)
         return host, port
+
+    @property
+    def url(self) -> str:
+        """Where people reach the collector."""
+        return self.external_url or f"http://{self.listen}"
 
     @property
     def is_loopback(self) -> bool:
@@ -245,6 +300,12 @@ def load_config(flags: argparse.Namespace, environ: Mapping[str, str]) -> Loaded
     except SettingsError as error:
         raise ConfigError(str(error)) from error
     config = loaded.settings
+    _check_listening(config)
+    _check_places(config)
+    return loaded
+
+
+def _check_listening(config: CollectorConfig) -> None:
     if not config.is_loopback and not config.allow_anonymous:
         raise ConfigError(
             f"listen is {config.listen!r}: others can reach that address, and nobody is asked for "
@@ -255,6 +316,14 @@ def load_config(flags: argparse.Namespace, environ: Mapping[str, str]) -> Loaded
             f"allow_tracing_captures is on and listen is {config.listen!r}: whoever reaches that "
             "address could have any process traced by strace and gdb. Listen on 127.0.0.1, or "
             "switch it off"
+        )
+
+
+def _check_places(config: CollectorConfig) -> None:
+    if config.external_url and urlsplit(config.external_url).scheme not in {"http", "https"}:
+        raise ConfigError(
+            f"external_url is {config.external_url!r}, an address as https://flamewell.example.com "
+            "is expected"
         )
     if not config.data_dir:
         raise ConfigError("data_dir is empty; name the folder of the store")
@@ -270,4 +339,3 @@ def load_config(flags: argparse.Namespace, environ: Mapping[str, str]) -> Loaded
         raise ConfigError("engine is spark, so engine_url must say where it is: sc://host:port")
     if not config.ingest_path.startswith("/") or "<" in config.ingest_path:
         raise ConfigError(f"ingest_path is {config.ingest_path!r}, it must start with /")
-    return loaded

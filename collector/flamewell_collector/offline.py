@@ -15,7 +15,7 @@ import orjson
 
 from flamewell_collector.analysis import flamegraph
 from flamewell_collector.analysis import top as tops
-from flamewell_collector.app import make_engine, now_ms, storage_options
+from flamewell_collector.app import make_engine, make_leak_watch, now_ms, storage_options
 from flamewell_collector.config import CollectorConfig
 from flamewell_collector.errors import StorageError
 from flamewell_collector.exports.amounts import amount_text, share_text
@@ -23,6 +23,7 @@ from flamewell_collector.query import Query
 from flamewell_collector.store.opening import open_storage
 from flamewell_collector.store.writer import BLOCKS_FOLDER
 from flamewell_collector.web import api_answers, exporting
+from flamewell_collector.web import leaks as leak_answers
 from flamewell_collector.web.otlp import TENANT
 from flamewell_collector.web.parameters import DEFAULT_ROWS, MAX_ROWS, Parameters
 
@@ -113,6 +114,17 @@ def top(query: Query, asked: Parameters) -> Answer:
     return api_answers.top(table, selection)
 
 
+def leaks(config: CollectorConfig, query: Query, asked: Parameters) -> Answer:
+    """Answer as /api/v1/leaks: what a collector that runs at the end of the span would say.
+
+    A collector's own state is taken up where it fits; it is left as it is.
+    """
+    watch = make_leak_watch(config, query, now=lambda: asked.span().end_ms)
+    watch.refresh()
+    tier, service = asked.text("tier"), asked.text("service")
+    return leak_answers.answer(watch.found, tier=tier, service=service, url=config.url)
+
+
 def export(query: Query, asked: Parameters) -> bytes:
     """Give the file that /api/v1/export gives."""
     chosen = exporting.format_named(asked.text("format", "pprof"))
@@ -148,6 +160,7 @@ def as_text(name: str, answer: Answer) -> Iterator[str]:
         "timeline": _timeline_text,
         "flamegraph": _flame_text,
         "top": _top_text,
+        "leaks": _leaks_text,
     }
     lines = shown[name](answer) if name in shown else answer["values"]
     return (_one_line(each) for each in lines)
@@ -189,6 +202,14 @@ def _flame_text(answer: Answer) -> Iterator[str]:
         function = "  " * depth + answer["functions"][name][:_NAME_WIDTH]
         amount, share = amount_text(total, answer["unit"]), share_text(total, whole)
         yield f"{bar:<{_BAR_WIDTH}} {share:>7} {amount:>10}  {function}"
+
+
+def _leaks_text(answer: Answer) -> Iterator[str]:
+    if not answer["leaks"]:
+        yield f"none of {answer['containers']} containers is suspected to leak memory"
+    for row in answer["leaks"]:
+        where = row["labels"].get("pod") or row["labels"].get("container") or ""
+        yield f"{row['tier']:<10} {row['service_name']} {where}: {row['explanation']}"
 
 
 def _top_text(answer: Answer) -> Iterator[str]:

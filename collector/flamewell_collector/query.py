@@ -14,7 +14,15 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from flamewell_collector.engine import Engine, Scan, ServiceSums, StackSums, Sums, statements
+from flamewell_collector.engine import (
+    Columns,
+    Engine,
+    Scan,
+    ServiceSums,
+    StackSums,
+    Sums,
+    statements,
+)
 from flamewell_collector.engine.grid import (
     amounts_grid,
     averages,
@@ -146,6 +154,27 @@ class Query:
         recent = Selection(tenant, ALL_TYPES, (), now - LAST_READINGS_MS, now + LAST_READINGS_MS)
         with self._timed("memory_readings"), self._rows(recent) as (snapshot, scan):
             return self._last_readings(snapshot, scan)
+
+    def series_bins(
+        self, tenant: str, type_ids: tuple[str, ...], span_ms: tuple[int, int], *, bin_ms: int
+    ) -> tuple[Columns, dict[int, Series]]:
+        """Give what each series has in each bin, from raw rows alone, and the series by id.
+
+        Args:
+            tenant: Whose.
+            type_ids: Profile types.
+            span_ms: From and until, in ms since the epoch.
+            bin_ms: Length of a bin; its number is that of the bins since the epoch.
+
+        Returns:
+            series_id, profile_type, bin; lowest, highest and sum of its profiles' totals; sorted.
+        """
+        asked = Selection(tenant, ALL_TYPES, (), *span_ms)
+        with self._timed("series_bins"), self._rows(asked) as (snapshot, scan):
+            chosen = replace(scan, type_ids=type_ids)
+            rows = self._engine.run(statements.SERIES_BINS, chosen, bin_ms=bin_ms)
+            found = {each: snapshot.series.get(each) for each in set(rows["series_id"].tolist())}
+        return rows, {key: each for key, each in found.items() if each is not None}
 
     def now_ms(self) -> int:
         """Read the clock."""

@@ -12,6 +12,7 @@ from flamewell import __version__
 from flamewell.capture_command import add_capture
 from flamewell.data_dir import default_data_dir
 from flamewell.errors import CommandError, UsageError
+from flamewell.leaks_command import add_leaks
 from flamewell.read_commands import add_read_commands
 from flamewell.up import UpOptions, up
 
@@ -27,6 +28,7 @@ ask a running collector:
   flamewell top payments            which functions of a service use the CPU
   flamewell flame payments          its flame graph, in the terminal
   flamewell diff payments ...       what changed between two times
+  flamewell leaks                   which containers leak memory, and when they will be full
   flamewell export payments ...     as pprof, folded stacks, speedscope or SVG
   flamewell capture --service payments --wait
                                     a closer look, now: more samples, wall clock, native frames
@@ -65,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_up(commands, "up", "profile this machine until Ctrl-C", demo=False)
     _add_up(commands, "demo", "`up` with the demo services", demo=True)
     add_read_commands(commands)
+    add_leaks(commands)
     add_capture(commands)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_run_version)

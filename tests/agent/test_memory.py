@@ -12,9 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flamewell_agent import procfs
 from flamewell_agent.model import MemoryReading, Process, ProcessKey, Resource
 from flamewell_agent.samplers.memory import MemoryReader, memory_profiles, parse_statm
-from flamewell_wire.profile_types import PROCESS_ANON, PROCESS_LIMIT, PROCESS_RSS
+from flamewell_wire.profile_types import (
+    PROCESS_ANON,
+    PROCESS_LIMIT,
+    PROCESS_RSS,
+    PROCESS_START,
+)
 
 MIB = 1 << 20
 HOG = """
@@ -62,6 +68,22 @@ def test_anonymous_memory_is_told_from_shared():
     assert abs(reading.rss_bytes - seen.rss) < 4 * MIB
     assert 64 * MIB <= reading.anon_bytes < 90 * MIB
     assert reading.rss_bytes >= reading.anon_bytes + 32 * MIB
+
+
+def test_the_start_of_a_process_is_told():
+    own = psutil.Process()
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    reading = MemoryReader(Path("/proc"), Path("/nowhere")).read(
+        Process(ProcessKey(own.pid, ticks), "cpython", "3.11", "python", ())
+    )
+    assert reading is not None
+    assert abs(reading.started_seconds - own.create_time()) <= 1.1
+
+
+@given(st.binary(max_size=60))
+def test_any_stat_is_survived(content):
+    assert procfs.parse_boot(content) >= 0
+    assert procfs.parse_boot(b"cpu 1\nbtime 1700000000\n" + content) == 1_700_000_000
 
 
 def test_a_process_that_is_gone_has_no_reading(tmp_path):
@@ -135,7 +157,7 @@ def test_processes_of_a_service_are_added_up_their_limit_is_not():
     shop, other = Resource.of({"service.name": "shop"}), Resource.of({"service.name": "other"})
     profiles = memory_profiles(
         {
-            shop: [MemoryReading(10, 30, 100), MemoryReading(5, 20, 100)],
+            shop: [MemoryReading(10, 30, 100, 700), MemoryReading(5, 20, 100, 600)],
             other: [MemoryReading(1, 2, 0)],
         },
         1234,
@@ -146,6 +168,7 @@ def test_processes_of_a_service_are_added_up_their_limit_is_not():
         (shop, PROCESS_ANON.id): 15,
         (shop, PROCESS_RSS.id): 50,
         (shop, PROCESS_LIMIT.id): 100,
+        (shop, PROCESS_START.id): 600,
         (other, PROCESS_ANON.id): 1,
         (other, PROCESS_RSS.id): 2,
     }

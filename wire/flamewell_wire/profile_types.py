@@ -58,6 +58,9 @@ LIVE_BYTES = ProfileType("memory", "live_bytes", "bytes", "space", "bytes", "gau
 PROCESS_ANON = ProfileType("process_memory", "anon", "bytes", "space", "bytes", "gauge")
 PROCESS_RSS = ProfileType("process_memory", "rss", "bytes", "space", "bytes", "gauge")
 PROCESS_LIMIT = ProfileType("process_memory", "limit", "bytes", "space", "bytes", "gauge")
+PROCESS_START = ProfileType("process_memory", "start_time", "seconds", "space", "bytes", "gauge")
+"""When the oldest process of a series was started, in seconds since the epoch: readings of memory
+belong together only within one life."""
 
 ALL: tuple[ProfileType, ...] = (
     CPU,
@@ -77,6 +80,7 @@ ALL: tuple[ProfileType, ...] = (
     PROCESS_ANON,
     PROCESS_RSS,
     PROCESS_LIMIT,
+    PROCESS_START,
 )
 BY_ID: dict[str, ProfileType] = {each.id: each for each in ALL}
 

@@ -10,8 +10,13 @@ import psutil
 
 from flamewell_agent import procfs
 from flamewell_agent.errors import AgentError
-from flamewell_agent.model import MemoryReading, Process, Profile, Resource
-from flamewell_wire.profile_types import PROCESS_ANON, PROCESS_LIMIT, PROCESS_RSS
+from flamewell_agent.model import MemoryReading, Process, ProcessKey, Profile, Resource
+from flamewell_wire.profile_types import (
+    PROCESS_ANON,
+    PROCESS_LIMIT,
+    PROCESS_RSS,
+    PROCESS_START,
+)
 
 _LIMIT_FILES = ("memory.max", "memory.limit_in_bytes")
 _MEMORY_HIERARCHIES = ("", "memory", "unified")
@@ -22,7 +27,8 @@ _CGROUPS_KNOWN_AT_MOST = 10_000
 _PAGES_AT_MOST = 1 << 40
 _DIGITS_AT_MOST = 20
 _REREAD_SECONDS = 120.0
-"""After which a cgroup's limit is read again: limits seldom change."""
+"""After which a cgroup's limit is read again: limits seldom change. So is the time of boot, which
+follows a wall clock that is set."""
 
 
 class MemoryReader:
@@ -42,6 +48,7 @@ class MemoryReader:
         self._clock = clock
         self._node_bytes = psutil.virtual_memory().total
         self._limits: dict[str, tuple[int, float]] = {}
+        self._boot: tuple[int, float] | None = None
 
     def read(self, process: Process) -> MemoryReading | None:
         """Read one process; None where it is gone or can't be read."""
@@ -58,7 +65,15 @@ class MemoryReader:
             anon_bytes=max(0, resident - shared) * procfs.PAGE_BYTES,
             rss_bytes=resident * procfs.PAGE_BYTES,
             limit_bytes=self._limit(process.cgroup),
+            started_seconds=self._started(process.key),
         )
+
+    def _started(self, key: ProcessKey) -> int:
+        now = self._clock()
+        if self._boot is None or now >= self._boot[1] + _REREAD_SECONDS:
+            self._boot = (procfs.boot_seconds(self._proc_root), now)
+        boot = self._boot[0]
+        return boot + key.start_ticks // procfs.TICKS_PER_SECOND if boot else 0
 
     def _limit(self, cgroup: str) -> int:
         known = self._limits.get(cgroup)
@@ -109,15 +124,18 @@ def memory_profiles(
     """Make gauge profiles on the empty stack, one a resource and type.
 
     Processes of one resource (workers of a container) are added up; their limit is one and the
-    same, so the smallest counts, and none where there is none.
+    same, so the smallest counts, and none where there is none. The oldest says when they began:
+    a prefork server's workers come and go under it.
     """
     profiles = []
     for resource, found in readings.items():
         limits = [each.limit_bytes for each in found if each.limit_bytes]
+        starts = [each.started_seconds for each in found if each.started_seconds]
         amounts = (
             (PROCESS_ANON, sum(each.anon_bytes for each in found)),
             (PROCESS_RSS, sum(each.rss_bytes for each in found)),
             (PROCESS_LIMIT, min(limits, default=0)),
+            (PROCESS_START, min(starts, default=0)),
         )
         profiles += [
             Profile(resource, kind.id, unix_nanos, 0, 1, (((), amount),))

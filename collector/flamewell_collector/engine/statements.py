@@ -75,3 +75,13 @@ ACTIVE_TYPES: Final = Statement(
     reads=("totals",),
     sql="SELECT DISTINCT profile_type FROM totals ORDER BY profile_type",
 )
+
+SERIES_BINS: Final = Statement(
+    reads=("profiles",),
+    sql="""
+    SELECT series_id, profile_type, (time + duration_ms // 2) // $bin_ms AS bin,
+           MIN(total) AS lowest, MAX(total) AS highest, SUM_INT64(total) AS total
+    FROM profiles GROUP BY series_id, profile_type, bin ORDER BY series_id, profile_type, bin""",
+)
+"""What each series has in each bin of raw rows: lowest and highest reading of gauges, the sum of
+deltas; a profile counts where its middle is."""

@@ -45,7 +45,8 @@ PARAMETERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "label": (_TEXT, "name of the label (needed)"),
     "format": (_TEXT, "pprof (default), folded, speedscope, parquet or svg"),
     "state": (_TEXT, "only captures in this state; default: all"),
-    "service": (_TEXT, "only captures of this service; default: all"),
+    "service": (_TEXT, "only those of this service; default: all"),
+    "tier": (_TEXT, "suspected or confirmed; default: both"),
 }
 _SPAN: Final = ("from", "until")
 _SELECTION: Final = ("type", "query", *_SPAN)
@@ -72,6 +73,12 @@ OPERATIONS: Final = (
     ),
     Operation(
         "/api/v1/captures", "Newest captures first", ("state", "service", "limit"), "Captures"
+    ),
+    Operation(
+        "/api/v1/leaks",
+        "Containers that may leak memory, surest and soonest full first",
+        ("tier", "service"),
+        "Leaks",
     ),
     Operation("/api/v1/status", "How the collector is", (), "Status"),
     Operation("/api/v1/openapi.json", "This document"),
@@ -150,6 +157,42 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
         **_TABLE,
         base_total=_INTEGER,
         rows=_array(_object(**_ROW, base_self=_INTEGER, base_total=_INTEGER)),
+    ),
+    "Leaks": _object(
+        until_ms=_INTEGER,
+        containers=_INTEGER,
+        leaks=_array(
+            _object(
+                service_name=_TEXT,
+                labels=_LABELS,
+                tier={"type": "string", "enum": ["suspected", "confirmed"]},
+                since_ms=_INTEGER,
+                confirmed_since_ms=_nullable("integer"),
+                explanation=_TEXT,
+                memory_bytes=_INTEGER,
+                limit_bytes=_nullable("integer"),
+                growth_bytes_per_hour=_INTEGER,
+                seconds_to_limit=_nullable("integer"),
+                earliest_seconds=_nullable("integer"),
+                latest_seconds=_nullable("integer"),
+                score=_NUMBER,
+                replicas=_INTEGER,
+                replicas_growing=_INTEGER,
+                evidence=_object(
+                    window_seconds=_INTEGER,
+                    until_ms=_INTEGER,
+                    rise_bytes=_INTEGER,
+                    order=_NUMBER,
+                    order_beside_cpu=_NUMBER,
+                    fit=_NUMBER,
+                    bend=_NUMBER,
+                    step_share=_NUMBER,
+                    highest_before_bytes=_nullable("integer"),
+                    full_in_a_row=_INTEGER,
+                ),
+                url=_TEXT,
+            )
+        ),
     ),
     "Status": _object(
         version=_TEXT,

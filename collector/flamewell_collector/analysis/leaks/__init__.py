@@ -1,0 +1,1 @@
+"""Memory growth that is a leak, told from growth that is none (pure)."""

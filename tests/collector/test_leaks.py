@@ -1,0 +1,279 @@
+"""From stored readings to verdicts, answers, metrics and the command lines, over a real store."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from collector.batches import P, batch
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from flamewell.cli import main as flamewell
+from flamewell_collector import cli, leak_state
+from flamewell_collector.analysis.leaks.detector import Detector
+from flamewell_collector.app import Collector, now_ms, running_collector
+from flamewell_collector.config import CollectorConfig
+from flamewell_collector.errors import StorageError
+from flamewell_collector.leak_metrics import LeakGauges
+from flamewell_collector.leak_readings import TYPES
+from flamewell_collector.leaks import LeakWatch
+from flamewell_wire.profile_types import CPU, PROCESS_ANON, PROCESS_LIMIT, PROCESS_START
+
+MIB = 1 << 20
+MINUTE = 60_000
+HOURS = 6
+LIMIT = 1_200 * MIB
+LEAKY = {
+    "service_name": "payments", "namespace": "shop", "pod": "payments-1", "container": "app",
+    "workload": "payments", "cluster": "eu", "node": "n1",
+}  # fmt: skip
+HEALTHY = {**LEAKY, "pod": "payments-2"}
+OTHER = {"service_name": "other<b>", "node": "n1"}
+
+
+def readings(labels: dict[str, str], anon: np.ndarray, begin_ms: int) -> list[P]:
+    """Give what an agent tells of a process, a reading a minute."""
+    found = []
+    for at, value in enumerate(anon):
+        time_ms = begin_ms + at * MINUTE
+        found += [
+            P(labels, time_ms, {"": round(value * MIB)}, PROCESS_ANON.id),
+            P(labels, time_ms, {"": LIMIT}, PROCESS_LIMIT.id),
+            P(labels, time_ms, {"": begin_ms // 1_000 - 60}, PROCESS_START.id),
+            P(labels, time_ms, {"main handle": 6 * 10**9}, CPU.id, duration_ms=MINUTE - 1_000),
+        ]
+    return found
+
+
+class Shop:
+    """A folder with six hours of readings, the last of this minute."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.config = CollectorConfig(data_dir=str(data), external_url="https://flame.example/x/")
+        rng = np.random.default_rng(1)
+        count = HOURS * 60
+        self.begin_ms = now_ms() // MINUTE * MINUTE - count * MINUTE
+        leak = 400 + np.arange(count) * (700 / count) + rng.normal(0, 1, count)
+        flat = 400 + rng.normal(0, 1, count)
+        with running_collector(self.config) as running:
+            for number, (labels, anon) in enumerate(
+                [(LEAKY, leak), (HEALTHY, flat), (OTHER, flat)]
+            ):
+                profiles = readings(labels, anon, self.begin_ms)
+                running.storage.append(batch(profiles, batch_id=str(number)))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop(tmp_path_factory.mktemp("leaks") / "data")
+
+
+@pytest.fixture(scope="module")
+def collector(shop: Shop) -> Iterator[Collector]:
+    with running_collector(shop.config) as running:
+        running.leaks.refresh()
+        yield running
+
+
+def ask(collector: Collector, **parameters: str) -> Any:
+    answer = collector.app.test_client().get("/api/v1/leaks", query_string=parameters)
+    assert answer.status_code == 200, answer.text
+    return json.loads(answer.data)
+
+
+def test_the_leak_is_told_with_all_that_it_rests_on(collector: Collector) -> None:
+    answer = ask(collector)
+    assert answer["containers"] == 3
+    (leak,) = answer["leaks"]
+    assert leak["labels"] == LEAKY
+    assert (leak["service_name"], leak["tier"]) == ("payments", "confirmed")
+    assert leak["growth_bytes_per_hour"] == pytest.approx(700 / HOURS * MIB, rel=0.1)
+    assert leak["limit_bytes"] == LIMIT
+    left = (LIMIT - leak["memory_bytes"]) / leak["growth_bytes_per_hour"] * 3_600
+    assert leak["seconds_to_limit"] == pytest.approx(left, rel=0.1)
+    assert leak["earliest_seconds"] < leak["seconds_to_limit"] < leak["latest_seconds"]
+    assert (leak["replicas"], leak["replicas_growing"]) == (2, 1)
+    assert leak["confirmed_since_ms"] >= leak["since_ms"]
+    assert leak["evidence"]["order"] > 0.9
+    assert leak["explanation"].startswith("memory grew steadily by")
+    assert leak["url"].startswith("https://flame.example/x/#service=payments&type=process_memory")
+
+
+def test_what_is_asked_for(collector: Collector) -> None:
+    assert ask(collector, tier="suspected")["leaks"] == []
+    assert len(ask(collector, tier="confirmed", service="payments")["leaks"]) == 1
+    assert ask(collector, service="orders")["leaks"] == []
+    refused = collector.app.test_client().get("/api/v1/leaks?tier=certain")
+    assert refused.status_code == 400
+    assert "suspected, confirmed" in refused.text
+
+
+def test_metrics_are_by_workload(collector: Collector) -> None:
+    text = collector.app.test_client().get("/metrics").text
+    shop_labels = (
+        'cluster="eu",container="app",namespace="shop",service_name="payments",workload="payments"'
+    )
+
+    def value(name: str, labels: str = shop_labels) -> float:
+        line = next(each for each in text.splitlines() if each.startswith(f"{name}{{{labels}"))
+        return float(line.rsplit(" ", 1)[1])
+
+    assert value("flamewell_leak_suspected") == 1
+    assert value("flamewell_leak_score") == 1
+    rate = 700 / HOURS / 3_600 * MIB
+    assert value("flamewell_memory_growth_bytes_per_second") == pytest.approx(rate, rel=0.1)
+    assert 0 < value("flamewell_memory_time_to_limit_seconds") < 3_600 * HOURS
+    other = 'cluster="",container="",namespace="",service_name="other<b>",workload=""'
+    assert value("flamewell_leak_suspected", other) == 0
+    assert value("flamewell_memory_time_to_limit_seconds", other) == float("inf")
+    infos = [each for each in text.splitlines() if each.startswith("flamewell_leak_info{")]
+    assert len(infos) == 1
+    assert 'pod="payments-1"' in infos[0]
+    assert 'url="https://flame.example/x/#service=payments' in infos[0]
+
+
+def watch(collector: Collector, path: Path | None = None, **more: Any) -> LeakWatch:
+    def fetch(start_ms: int, end_ms: int) -> Any:
+        return collector.query.series_bins("default", TYPES, (start_ms, end_ms), bin_ms=MINUTE)
+
+    return LeakWatch(fetch, now_ms=more.pop("now_ms", now_ms), state_path=path, **more)
+
+
+def test_a_restart_keeps_the_verdict_and_when_it_began(
+    collector: Collector, tmp_path: Path
+) -> None:
+    path = tmp_path / "leaks.npz"
+    before = watch(collector, path)
+    before.refresh()
+    before.save()
+    read: list[int] = []
+
+    def fetch(start_ms: int, end_ms: int) -> Any:
+        read.append((end_ms - start_ms) // MINUTE)
+        return collector.query.series_bins("default", TYPES, (start_ms, end_ms), bin_ms=MINUTE)
+
+    after = LeakWatch(fetch, now_ms=lambda: now_ms() + MINUTE, state_path=path)
+    after.refresh()
+    assert sum(read) <= 2
+    one, two = (each.found.suspects[0].verdict for each in (before, after))
+    assert (one.since, one.confirmed_since) == (two.since, two.confirmed_since)
+
+
+def test_without_a_state_it_begins_from_the_store(collector: Collector) -> None:
+    fresh = watch(collector)
+    fresh.refresh()
+    assert [each.labels["pod"] for each in fresh.found.suspects] == ["payments-1"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04nonsense", b"\x93NUMPY" * 50])
+def test_a_damaged_state_costs_nothing_else(
+    collector: Collector, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "leaks.npz"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match="damaged"):
+        leak_state.load(path, Detector())
+    found = watch(collector, path)
+    found.refresh()
+    assert found.found.suspects
+    assert "from the store anew" in caplog.text
+    found.save()
+    assert leak_state.load(path, Detector()) is not None
+
+
+def test_a_state_that_cannot_be_written_is_told(
+    collector: Collector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = watch(collector, tmp_path / "gone" / "leaks.npz")
+    found.refresh()
+    found.save()
+    assert "is not kept" in caplog.text
+
+
+def test_a_clock_that_jumps_begins_anew(collector: Collector) -> None:
+    clock = [now_ms()]
+    found = watch(collector, now_ms=lambda: clock[0])
+    found.refresh()
+    minute = found.found.minute
+    clock[0] -= 3 * 3_600_000
+    found.refresh()
+    assert found.found.minute == minute - 180
+    clock[0] += 3 * 3_600_000
+    found.refresh()
+    assert found.found.minute == minute
+    assert found.found.suspects
+
+
+def test_containers_that_are_gone_are_forgotten(collector: Collector) -> None:
+    clock = [now_ms()]
+    found = watch(collector, now_ms=lambda: clock[0])
+    found.refresh()
+    assert found.found.containers == 3
+    clock[0] += 20 * MINUTE
+    found.refresh()
+    assert found.found.containers == 0
+    assert not found.found.suspects
+
+
+def test_metrics_are_bounded(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flamewell_collector.leak_metrics.MAX_WORKLOADS", 1)
+    gauges = LeakGauges(lambda: collector.leaks.found, url="http://x")
+    counts = {each.name: len(each.samples) for each in gauges.collect()}
+    assert set(counts.values()) == {1}
+    (info,) = next(each.samples for each in gauges.collect() if each.name.endswith("info"))
+    assert info.labels["workload"] == "payments"
+
+
+class TestCommands:
+    @pytest.fixture
+    def served(self, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        class Quiet(WSGIRequestHandler):
+            def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - werkzeug's
+                pass
+
+        server = make_server("127.0.0.1", 0, collector.app, request_handler=Quiet)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("FLAMEWELL_URL", f"http://127.0.0.1:{server.server_port}")
+        yield
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    @pytest.mark.usefixtures("served")
+    def test_leaks(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert flamewell(["leaks"]) == 0
+        head, row, *_, why = capsys.readouterr().out.splitlines()
+        assert head.split() == [
+            "SERVICE", "CONTAINER", "TIER", "SINCE", "MEMORY", "LIMIT", "AN", "HOUR", "FULL", "IN",
+        ]  # fmt: skip
+        assert row.split()[:3] == ["payments", "shop/payments-1/app", "confirmed"]
+        assert "1.17 GiB" in row
+        assert why.startswith("payments: memory grew steadily by")
+
+    @pytest.mark.usefixtures("served")
+    def test_scripts_can_ask(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert flamewell(["leaks", "--fail"]) == 1
+        assert flamewell(["leaks", "orders", "--fail"]) == 0
+        assert "no leak is suspected of orders; 3 containers" in capsys.readouterr().out
+        assert flamewell(["leaks", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["leaks"][0]["service_name"] == "payments"
+
+    def test_without_a_server(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        stopped = Shop(tmp_path / "data")
+
+        def run(*words: str) -> str:
+            assert cli.main(["leaks", "--data-dir", str(stopped.data), *words]) == 0
+            return capsys.readouterr().out
+
+        assert run().startswith("confirmed  payments payments-1: memory grew steadily by")
+        assert json.loads(run("--json"))["leaks"][0]["labels"] == LEAKY
+        assert "none of 3 containers" in run("--service", "other<b>")
+        assert "none of 3 containers" in run("--until", "now-5h")
+        assert cli.main(["leaks", "--data-dir", str(stopped.data), "--tier", "sure"]) == 2
