@@ -3,70 +3,21 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from collector.batches import P, batch
-from werkzeug.serving import WSGIRequestHandler, make_server
+from collector.leaking_shop import HOURS, LEAKY, LIMIT, MIB, MINUTE, Shop, served
 
 from flamewell.cli import main as flamewell
 from flamewell_collector import cli, leak_state
 from flamewell_collector.analysis.leaks.detector import Detector
 from flamewell_collector.app import Collector, now_ms, running_collector
-from flamewell_collector.config import CollectorConfig
 from flamewell_collector.errors import StorageError
 from flamewell_collector.leak_metrics import LeakGauges
 from flamewell_collector.leak_readings import TYPES
 from flamewell_collector.leaks import LeakWatch
-from flamewell_wire.profile_types import CPU, PROCESS_ANON, PROCESS_LIMIT, PROCESS_START
-
-MIB = 1 << 20
-MINUTE = 60_000
-HOURS = 6
-LIMIT = 1_200 * MIB
-LEAKY = {
-    "service_name": "payments", "namespace": "shop", "pod": "payments-1", "container": "app",
-    "workload": "payments", "cluster": "eu", "node": "n1",
-}  # fmt: skip
-HEALTHY = {**LEAKY, "pod": "payments-2"}
-OTHER = {"service_name": "other<b>", "node": "n1"}
-
-
-def readings(labels: dict[str, str], anon: np.ndarray, begin_ms: int) -> list[P]:
-    """Give what an agent tells of a process, a reading a minute."""
-    found = []
-    for at, value in enumerate(anon):
-        time_ms = begin_ms + at * MINUTE
-        found += [
-            P(labels, time_ms, {"": round(value * MIB)}, PROCESS_ANON.id),
-            P(labels, time_ms, {"": LIMIT}, PROCESS_LIMIT.id),
-            P(labels, time_ms, {"": begin_ms // 1_000 - 60}, PROCESS_START.id),
-            P(labels, time_ms, {"main handle": 6 * 10**9}, CPU.id, duration_ms=MINUTE - 1_000),
-        ]
-    return found
-
-
-class Shop:
-    """A folder with six hours of readings, the last of this minute."""
-
-    def __init__(self, data: Path) -> None:
-        self.data = data
-        self.config = CollectorConfig(data_dir=str(data), external_url="https://flame.example/x/")
-        rng = np.random.default_rng(1)
-        count = HOURS * 60
-        self.begin_ms = now_ms() // MINUTE * MINUTE - count * MINUTE
-        leak = 400 + np.arange(count) * (700 / count) + rng.normal(0, 1, count)
-        flat = 400 + rng.normal(0, 1, count)
-        with running_collector(self.config) as running:
-            for number, (labels, anon) in enumerate(
-                [(LEAKY, leak), (HEALTHY, flat), (OTHER, flat)]
-            ):
-                profiles = readings(labels, anon, self.begin_ms)
-                running.storage.append(batch(profiles, batch_id=str(number)))
 
 
 @pytest.fixture(scope="module")
@@ -232,21 +183,12 @@ def test_metrics_are_bounded(collector: Collector, monkeypatch: pytest.MonkeyPat
 
 class TestCommands:
     @pytest.fixture
-    def served(self, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        class Quiet(WSGIRequestHandler):
-            def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - werkzeug's
-                pass
+    def serving(self, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        with served(collector) as url:
+            monkeypatch.setenv("FLAMEWELL_URL", url)
+            yield
 
-        server = make_server("127.0.0.1", 0, collector.app, request_handler=Quiet)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        monkeypatch.setenv("FLAMEWELL_URL", f"http://127.0.0.1:{server.server_port}")
-        yield
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-    @pytest.mark.usefixtures("served")
+    @pytest.mark.usefixtures("serving")
     def test_leaks(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert flamewell(["leaks"]) == 0
         head, row, *_, why = capsys.readouterr().out.splitlines()
@@ -257,7 +199,7 @@ class TestCommands:
         assert "1.17 GiB" in row
         assert why.startswith("payments: memory grew steadily by")
 
-    @pytest.mark.usefixtures("served")
+    @pytest.mark.usefixtures("serving")
     def test_scripts_can_ask(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert flamewell(["leaks", "--fail"]) == 1
         assert flamewell(["leaks", "orders", "--fail"]) == 0
