@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``targets``, ``once``, ``check``; exit codes are made in ``main``."""
+"""The command line: ``run``, ``targets``, ``once``, ``heap``, ``check``; exit codes: ``main``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flamewell_agent import __version__, checks, once, targets
+from flamewell_agent import __version__, checks, heap_command, once, targets
 from flamewell_agent.app import problem_of, run_agent, stop_on_signals
 from flamewell_agent.config import ENVIRONMENT_PREFIX, AgentConfig, load_config
 from flamewell_agent.errors import AgentError, ConfigError
@@ -33,6 +33,7 @@ Examples:
   flamewell-agent targets                      each process, what is decided for it, and why
   flamewell-agent once 4711 --seconds 10       folded stacks of one Python process
   flamewell-agent once --service payments --format svg -o payments.svg
+  flamewell-agent heap 4711 --again 60         objects by type, and which of them grow
 
 Each option can also be set by the environment ({ENVIRONMENT_PREFIX}COLLECTOR_URL) or in a YAML
 file (--config). Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."""
@@ -281,6 +282,13 @@ COMMANDS = (
         "(PID | CONTAINER | --service NAME) [--seconds S] [--format F] [-o FILE] [options]",
         _once,
         _add_once,
+    ),
+    Command(
+        "heap",
+        "count the objects of a Python process by type, from outside, without stopping it",
+        "PID [--pools N | --full] [--again SECONDS] [--json] [options]",
+        heap_command.run,
+        heap_command.add_arguments,
     ),
     Command(
         "check",
