@@ -22,6 +22,7 @@ from flamewell_agent.config import AgentConfig, parse_go_endpoint
 from flamewell_agent.daemon import Agent
 from flamewell_agent.discovery import Discovery
 from flamewell_agent.errors import ConfigError
+from flamewell_agent.heap_captures import HeapCaptures
 from flamewell_agent.identity.kubernetes_setup import make_directory
 from flamewell_agent.identity.pods import NoPods, Pods
 from flamewell_agent.identity.resolver import Identity
@@ -271,6 +272,7 @@ class _Lasting:
     memory: MemoryReader
     pods: Pods
     status: StatusServer | None
+    heap: HeapCaptures
     serving: _Serving | None = None
 
 
@@ -312,6 +314,7 @@ def _make_lasting(config: AgentConfig, held: contextlib.ExitStack) -> _Lasting:
         MemoryReader(proc_root, Path(config.cgroup_root)),
         pods,
         status,
+        HeapCaptures(proc_root),
     )
 
 
@@ -346,6 +349,7 @@ def _make_stages(
         captures=_on_demand(config, lasting, identity),
         outbox=lasting.spool,
         metrics=lasting.metrics,
+        heap=lasting.heap,
     )
 
 
@@ -362,6 +366,7 @@ def _on_demand(config: AgentConfig, lasting: _Lasting, identity: Identity) -> Ca
             OrderClient(make_destination(config, "")),
             roster.match,
             lasting.tracers if config.tracing_captures else None,
+            lasting.heap,
             node=config.node_name,
             cluster=config.cluster,
             agent_id=lasting.agent_id,

@@ -22,6 +22,7 @@ from flamewell_agent.model import (
     NOT_LOOKED_AT,
     Batch,
     Coverage,
+    Frame,
     MemoryReading,
     Process,
     ProcessKey,
@@ -34,6 +35,7 @@ from flamewell_agent.model import (
 from flamewell_agent.samplers.memory import memory_profiles
 from flamewell_agent.sampling import PythonSampling, Room
 from flamewell_agent.stages import Policy, Stages
+from flamewell_wire.profile_types import LIVE_BYTES, LIVE_OBJECTS
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ PRIMING_SECONDS = 1.0
 LOOK_SHARE, GO_SHARE = 0.25, 0.3
 """Shares of the budget for closer looks at new processes, and of what the loop leaves of it for Go
 profiles where there are any; what they do not use is left to the windows."""
+HEAP_SHARE = 0.6
+"""Of a minute's budget, what a census of a heap may take at once."""
 MARK_SECONDS = 2.0
 _OWN_CPU_SMOOTHING = 0.3
 _FIRST_OWN_CPU_SECONDS = 0.05
@@ -75,6 +79,7 @@ class Agent:
         self._processes: Sequence[Process] = ()
         self._subjects: dict[Process, Subject] = {}
         self._go_cpu_seconds = self._go_cpu_per_second = self._cpu_at_cycle = 0.0
+        self._heap_cpu_seconds = 0.0
         self._own_cpu_per_second = _FIRST_OWN_CPU_SECONDS / policy.cycle_seconds
         self._stretch = 1
         self._primed = False
@@ -117,6 +122,7 @@ class Agent:
         decision = self._stage("governor", lambda: self._decide(processes, seconds, wanted))
         decision = decision or Decision()
         results = self._stage("python", lambda: stages.python.run(decision.windows, stop)) or []
+        profiles += self._stage("heap", self._heap_profiles) or []
         profiles += self._stage("weighting", lambda: self._weigh(results, began)) or []
         self._stage("captures", lambda: stages.captures.ran(decision, results))
         stop.wait(max(0.0, began + seconds - time.monotonic()))
@@ -238,6 +244,17 @@ class Agent:
                 readings.setdefault(resource, []).append(reading)
         return memory_profiles(readings, now)
 
+    def _heap_profiles(self) -> list[Profile]:
+        """Tell censuses as profiles of live objects: what grows is seen over days."""
+        now = time.time_ns()
+        profiles = []
+        for process, census in self._stages.heap.drain():
+            resource = self._subject(process).resource
+            for kind, amount in ((LIVE_OBJECTS, "count"), (LIVE_BYTES, "size_bytes")):
+                told = tuple(((Frame(each.name),), getattr(each, amount)) for each in census.types)
+                profiles.append(Profile(resource, kind.id, now, 0, 1, told))
+        return profiles
+
     def _decide(
         self, processes: Sequence[Process], seconds: int, wanted: Mapping[ProcessKey, Wanted]
     ) -> Decision:
@@ -245,13 +262,14 @@ class Agent:
         ceiling = self._policy.memory_ceiling_bytes
         if own_memory > ceiling:
             self._sampling.shed()
-        room = Room(
-            seconds,
-            self._budget.allowance(
-                seconds, self._loop_cpu_per_second * seconds, self._go_cpu_per_second
-            ),
-            max(0, ceiling - own_memory),
+        allowance = self._budget.allowance(
+            seconds, self._loop_cpu_per_second * seconds, self._go_cpu_per_second
         )
+        a_minute = self._policy.overhead_budget * self._policy.cores * governor.HORIZONS_SECONDS[0]
+        allowance -= self._stages.heap.grant(
+            allowance, at_once_seconds=HEAP_SHARE * (a_minute - self._loop_cpu_per_second * 60)
+        )
+        room = Room(seconds, allowance, max(0, ceiling - own_memory))
         return self._sampling.decide(
             processes,
             room,
@@ -308,6 +326,11 @@ class Agent:
             used_cpu_seconds=used,
             share_cpu_seconds=self._policy.overhead_budget * self._policy.cores * wall_seconds,
         )
+        heap_before, self._heap_cpu_seconds = (
+            self._heap_cpu_seconds,
+            self._stages.heap.cpu_seconds(),
+        )
+        windows_cpu += self._heap_cpu_seconds - heap_before
         own = max(0.0, used - windows_cpu) / wall_seconds
         self._own_cpu_per_second += _OWN_CPU_SMOOTHING * (own - self._own_cpu_per_second)
         go_before, self._go_cpu_seconds = self._go_cpu_seconds, self._stages.go.cpu_seconds()

@@ -10,13 +10,10 @@ from dataclasses import asdict
 
 from flamewell_agent import once
 from flamewell_agent.config import AgentConfig
-from flamewell_agent.errors import HeapRefusedError
 from flamewell_agent.heap import report
-from flamewell_agent.heap.census import POOLS_AT_ONCE, Census, take_census
+from flamewell_agent.heap.census import POOLS_AT_ONCE, Census, parse_version, take_census
 from flamewell_agent.heap.remote_memory import RemoteMemory
 from flamewell_agent.model import Process
-
-_PARTS = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,20 +63,6 @@ def census_of(process: Process, pools: int, *, before: Census | None = None) -> 
         pools=pools,
         before=before,
     )
-
-
-def parse_version(text: str) -> tuple[int, int]:
-    """Give major and minor out of ``3.11.7``.
-
-    Raises:
-        HeapRefusedError: It is not known, or of a free-threaded build.
-    """
-    parts = text.split(".")
-    if len(parts) < _PARTS or not all(each.isdecimal() for each in parts[:_PARTS]):
-        raise HeapRefusedError(
-            f"the version of its CPython is {text or 'not known'}: the heap can't be read rightly"
-        )
-    return int(parts[0]), int(parts[1])
 
 
 def _print(census: Census, before: tuple[Census, float] | None, flags: argparse.Namespace) -> None:

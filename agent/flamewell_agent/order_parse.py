@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flamewell_agent.model import Process
 
-OrderKind = Literal["cpu", "wall", "native", "strace", "gdb"]
-_KINDS: tuple[OrderKind, ...] = ("cpu", "wall", "native", "strace", "gdb")
+OrderKind = Literal["cpu", "wall", "native", "heap", "strace", "gdb"]
+_KINDS: tuple[OrderKind, ...] = get_args(OrderKind)
 _TRACING = frozenset({"strace", "gdb"})
 _ID = re.compile(r"[0-9a-zA-Z-]{1,64}")
 _MAX_ORDERS = 100
@@ -44,9 +44,10 @@ class Order:
 
     Attributes:
         order_id: Label ``capture_id`` of the profiles that it brings.
-        kind: ``cpu``, ``wall``, ``native`` (CPU with native frames), ``strace`` or ``gdb``.
+        kind: ``cpu``, ``wall``, ``native`` (CPU with native frames), ``heap`` (what there is and
+            what grows), ``strace`` or ``gdb``.
         seconds: For how long, in whole seconds.
-        rate_hz: Samples a second and process; 0 for strace and gdb.
+        rate_hz: Samples a second and process; 0 for heap, strace and gdb.
         target: Of what.
         processes: Those of this node that fit, set when the order is accepted.
     """
@@ -57,6 +58,11 @@ class Order:
     rate_hz: int
     target: Target
     processes: tuple[Process, ...] = ()
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it is carried out beside the loop, in a thread of its own."""
+        return self.is_tracing or self.kind == "heap"
 
     @property
     def is_tracing(self) -> bool:

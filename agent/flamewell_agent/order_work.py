@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from flamewell_agent.model import ProcessKey
+from flamewell_agent.model import Process, ProcessKey
 from flamewell_agent.order_parse import Order
 
 SETTLED_AT_MOST = 1_000
@@ -39,6 +39,16 @@ class Tracing(Protocol):
 
     def run(self, kind: Any, key: ProcessKey, seconds: int, stop: threading.Event) -> TraceOutcome:
         """Trace one process."""
+        ...
+
+
+class Censuses(Protocol):
+    """Takes censuses of heaps."""
+
+    def run(
+        self, processes: Sequence[Process], seconds: int, stop: threading.Event
+    ) -> TraceOutcome:
+        """Take two of one process."""
         ...
 
 

@@ -2,7 +2,8 @@
 
 Nothing calls the agent: it asks a collector every few seconds. An order whose target is not here
 is left to other agents; of those that are here, Python captures wait for the loop (``take``), and
-tracing captures run in a thread of their own, one at a time, while the polls go on.
+tracing captures and censuses of heaps each run in a thread of their own, one at a time, while the
+polls go on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from flamewell_agent.errors import OrderError
 from flamewell_agent.model import NOT_LOOKED_AT, Process
 from flamewell_agent.order_client import HINTS, POLL_PATH, REPORT_PATH, Answer, OrderClient
 from flamewell_agent.order_parse import Order, parse_handout, refusal_of
-from flamewell_agent.order_work import Report, Shared, Tracing, Work
+from flamewell_agent.order_work import (
+    Censuses,
+    Report,
+    Shared,
+    TraceOutcome,
+    Tracing,
+    Work,
+)
 
 __all__ = ["Matcher", "Order", "Orders", "Tracing"]
 
@@ -51,6 +59,7 @@ class Orders:
         client: Asks the collectors.
         match: Finds an order's processes.
         tracing: Runs strace and gdb; None where they are switched off on this agent.
+        heap: Takes censuses of heaps.
         node: Label ``node``.
         cluster: Label ``cluster``: two clusters may have nodes of one name.
         agent_id: Names this run of the agent.
@@ -65,6 +74,7 @@ class Orders:
         client: OrderClient,
         match: Matcher,
         tracing: Tracing | None,
+        heap: Censuses,
         *,
         node: str,
         agent_id: str,
@@ -76,6 +86,7 @@ class Orders:
         self._client = client
         self._match = match
         self._tracing = tracing
+        self._heap = heap
         self._cluster = cluster
         self._names = {"node": node, "agent_id": agent_id}
         if cluster:
@@ -89,7 +100,7 @@ class Orders:
         self._failures = 0
         self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._tracer: threading.Thread | None = None
+        self._apart: dict[str, threading.Thread] = {}
         self._thread = threading.Thread(target=self._run, name="orders", daemon=True)
 
     def start(self) -> None:
@@ -146,8 +157,8 @@ class Orders:
                 log.exception("polling for orders failed unexpectedly")
                 self._failures += 1
                 next_poll = time.monotonic() + self._backoff()
-        if self._tracer is not None:
-            self._tracer.join(_LET_GO_SECONDS)
+        for thread in self._apart.values():
+            thread.join(_LET_GO_SECONDS)
         self._say_goodbye()
         self._client.close()
 
@@ -206,7 +217,7 @@ class Orders:
         if refusal:
             self._count(order.kind, "refused")
             self._tell(self._current, order.order_id, {"state": "refused", "detail": refusal})
-        elif order.is_tracing and self._tracer is not None and self._tracer.is_alive():
+        elif order.is_apart and self._is_at_work(order):
             pass  # one after the other: it waits at the collector meanwhile
         elif self._accept(order):  # or another agent was first, or it has been cancelled
             self._begin(replace(order, processes=processes))
@@ -235,7 +246,7 @@ class Orders:
             self._shared.work[order.order_id] = work
             if self._stopping.is_set():
                 work.called_off.set()
-            if not order.is_tracing:
+            if not order.is_apart:
                 self._shared.taken.append(order)
         log.info(
             "an order was accepted: %s of %d processes for %d s",
@@ -244,10 +255,16 @@ class Orders:
         if order.is_tracing:
             warning = f"WARNING: {order.kind} slows its target down heavily"
             self._tell(work.collector, order.order_id, {"state": "running", "detail": warning})
-            self._tracer = threading.Thread(
-                target=self._trace, args=(work,), name="tracing", daemon=True
+        if order.is_apart:
+            name = _thread_name(order)
+            self._apart[name] = threading.Thread(
+                target=self._carry_out, args=(work,), name=name, daemon=True
             )
-            self._tracer.start()
+            self._apart[name].start()
+
+    def _is_at_work(self, order: Order) -> bool:
+        thread = self._apart.get(_thread_name(order))
+        return thread is not None and thread.is_alive()
 
     def _accept(self, order: Order) -> bool:
         accepted = {"state": "accepted"}
@@ -256,19 +273,23 @@ class Orders:
             answer = self._tell(self._current, order.order_id, accepted)
         return answer is not None and answer.status == _OK
 
-    def _trace(self, work: Work) -> None:
-        """Trace one process: the thread of an order."""
-        assert self._tracing is not None  # noqa: S101 - for the type checker; see refusal_of
+    def _carry_out(self, work: Work) -> None:
+        """Trace a process, or count its objects: the thread of an order."""
         order = work.order
         try:
-            key = order.processes[0].key
-            result = self._tracing.run(order.kind, key, order.seconds, work.called_off)
+            result = self._result(order, work.called_off)
             report = Report(result.state, result.detail, 0, result.text, time.monotonic())
         except Exception as error:  # an order must not stay open on account of a bug
             log.exception("a %s capture failed unexpectedly", order.kind)
             report = Report("failed", f"{type(error).__name__}", 0, "", time.monotonic())
         self._note(order.order_id, report)
         self._wake.set()
+
+    def _result(self, order: Order, called_off: threading.Event) -> TraceOutcome:
+        if order.kind == "heap":
+            return self._heap.run(order.processes, order.seconds, called_off)
+        assert self._tracing is not None  # noqa: S101 - for the type checker; see refusal_of
+        return self._tracing.run(order.kind, order.processes[0].key, order.seconds, called_off)
 
     def _note(self, order_id: str, report: Report) -> None:
         with self._shared.lock:
@@ -361,3 +382,8 @@ class Orders:
         for order_id in unfinished:
             self._note(order_id, Report("failed", detail, 0, "", time.monotonic()))
         self._send_reports()
+
+
+def _thread_name(order: Order) -> str:
+    """One of a kind is at work at a time."""
+    return "heap" if order.kind == "heap" else "tracing"

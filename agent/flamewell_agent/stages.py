@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from flamewell_agent.discovery import Discovery
 from flamewell_agent.governor import Decision
+from flamewell_agent.heap.census import Census
+from flamewell_agent.heap_captures import NoHeap
 from flamewell_agent.metrics import AgentMetrics
 from flamewell_agent.model import (
     Coverage,
@@ -92,6 +95,22 @@ class Captures(Protocol):
         ...
 
 
+class Heap(Protocol):
+    """Takes censuses of heaps for orders, in a thread of its own."""
+
+    def grant(self, allowance_seconds: float, *, at_once_seconds: float = math.inf) -> float:
+        """Give CPU for one, if one waits; gives what is spoken for."""
+        ...
+
+    def cpu_seconds(self) -> float:
+        """Give what they have used so far."""
+        ...
+
+    def drain(self) -> list[tuple[Process, Census]]:
+        """Give those taken since the last call."""
+        ...
+
+
 class Outbox(Protocol):
     """Where encoded batches wait to be shipped."""
 
@@ -112,6 +131,7 @@ class Stages:
     captures: Captures
     outbox: Outbox
     metrics: AgentMetrics
+    heap: Heap = field(default_factory=NoHeap)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,15 @@ from typing import Any, Final, Literal, get_args
 
 from flamewell_collector.errors import Conflict, InvalidRequest
 
-Kind = Literal["cpu", "wall", "native", "strace", "gdb"]
+Kind = Literal["cpu", "wall", "native", "heap", "strace", "gdb"]
 State = Literal[
     "waiting", "accepted", "running", "done", "failed", "refused", "expired", "cancelled"
 ]
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 TRACING_KINDS: Final = frozenset({"strace", "gdb"})
+TEXT_KINDS: Final = TRACING_KINDS | {"heap"}
+"""Those that bring a text and no flame graph; they have no rate."""
 OPEN_STATES: Final = frozenset({"waiting", "accepted", "running"})
 STATES: Final[tuple[State, ...]] = get_args(State)
 AGENT_STATES: Final = frozenset({"accepted", "running", "done", "failed", "refused"})
@@ -78,7 +80,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What somebody asks for. ``rate_hz`` is 0 for strace and gdb."""
+    """What somebody asks for. ``rate_hz`` is 0 for heap, strace and gdb."""
 
     target: Target
     kind: Kind
@@ -101,7 +103,7 @@ class Capture:
         node: Of the agent that took it.
         agent_id: That agent.
         samples: What it has brought so far.
-        result_text: Of strace and gdb.
+        result_text: Of heap, strace and gdb.
         created_ms: When it was asked for.
         accepted_ms: When an agent took it.
         heard_ms: When its agent was last heard of.
@@ -140,7 +142,7 @@ class Report:
         state: ``accepted``, ``running``, ``done``, ``failed`` or ``refused``.
         detail: Why, for people.
         samples: So far.
-        result_text: Of strace and gdb.
+        result_text: Of heap, strace and gdb.
         cluster: Of the agent.
     """
 
@@ -165,7 +167,7 @@ def parse_wish(body: object) -> Wish:
         raise InvalidRequest(f"kind is {_shown(kind)}, it must be one of {', '.join(KINDS)}")
     longest = MAX_TRACING_SECONDS if kind in TRACING_KINDS else MAX_SECONDS
     seconds = _whole(fields, "seconds", min(30, longest), low=1, high=longest, of=kind)
-    if kind in TRACING_KINDS:
+    if kind in TEXT_KINDS:
         if fields.get("rate_hz"):
             raise InvalidRequest(f"rate_hz means nothing to {kind}: leave it out")
         rate_hz = 0

@@ -20,7 +20,7 @@ from flamewell.reader import open_client
 from flamewell.tables import Column, render_table
 from flamewell.terminal import cut, harmless
 
-KINDS = ("cpu", "wall", "native", "strace", "gdb")
+KINDS = ("cpu", "wall", "native", "heap", "strace", "gdb")
 OPEN_STATES = frozenset({"waiting", "accepted", "running"})
 _PATH = "/api/v1/captures"
 _LOOK_SECONDS = 1.0
@@ -34,19 +34,22 @@ the label capture_id. Without a word: asks for a capture.
 words:
   (none)       ask for one; needs --service, --container-id, --pod, or --node and --pid
   list         the newest captures
-  show ID      one of them, with who did what to it, and the text of strace and gdb
+  show ID      one of them, with who did what to it, and the text of heap, strace and gdb
   wait ID      the same, once it has come to its end
   cancel ID    call one off
 
 examples:
   flamewell capture --service payments --seconds 30 --wait
   flamewell capture --service payments --kind wall --rate 49 --wait
+  flamewell capture --service payments --kind heap --seconds 60 --wait
   flamewell capture --node worker-3 --pid 4711 --kind strace --seconds 5 --wait
 
 kinds:
   cpu       who holds the GIL, at a higher rate than by default
   wall      all threads, those that wait included
   native    cpu with the frames of C, C++ and Rust code; stops the target for a moment each time
+  heap      what lies in the heap of a Python process by type, and what has grown within SECONDS;
+            counted from outside, the target is not stopped
   strace    system calls, counted, 10 s at most: A TARGET THAT CALLS THE SYSTEM OFTEN RUNS 13 TO 25
             TIMES SLOWER MEANWHILE; off unless collector and agent allow it
   gdb       backtraces of all threads: THE TARGET STANDS STILL MEANWHILE, 10 s at most; off as well

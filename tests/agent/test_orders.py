@@ -24,6 +24,7 @@ from flamewell_agent import procfs, trace_guard
 from flamewell_agent.captures import TraceResult, Tracers
 from flamewell_agent.collector_client import Destination
 from flamewell_agent.errors import OrderError
+from flamewell_agent.heap_captures import HeapCaptures, HeapResult
 from flamewell_agent.metrics import AgentMetrics
 from flamewell_agent.model import Process, ProcessKey
 from flamewell_agent.order_client import Answer, OrderClient
@@ -121,6 +122,7 @@ def polling(
     processes: Sequence[Process] = (process(),),
     node: str = "n1",
     tracing: Any = None,
+    heap: Any = None,
     **options: Any,
 ) -> Iterator[Orders]:
     def match(order: Order) -> list[Process]:
@@ -130,6 +132,7 @@ def polling(
         OrderClient(Destination(urls), read_timeout_seconds=5.0),
         match,
         tracing,
+        heap or HeapCaptures(),
         node=node,
         agent_id=f"agent of {node} {options.get('cluster', '')}",
         poll_seconds=0.05,
@@ -140,6 +143,20 @@ def polling(
         yield orders
     finally:
         orders.stop(20)
+
+
+def test_a_census_runs_beside_the_loop(collector: Collector) -> None:
+    class Heap:
+        def run(self, processes: Any, seconds: int, stop: threading.Event) -> HeapResult:
+            assert not stop.is_set()
+            return HeapResult("done", f"{len(processes)} for {seconds} s", "a table")
+
+    with polling(collector.url, heap=Heap()) as orders:
+        order_id = collector.create(kind="heap", seconds=7)
+        done = collector.wait_for(order_id, "done")
+        assert (done["detail"], done["result_text"]) == ("1 for 7 s", "a table")
+        assert (done["rate_hz"], done["page"], done["warning"]) == (0, "", "")
+        assert orders.take() == []
 
 
 def test_a_capture_from_beginning_to_end(collector: Collector) -> None:

@@ -73,6 +73,7 @@ class TestWish:
     def test_defaults(self) -> None:
         assert wish() == Wish(Target(service="payments"), "cpu", 30, 97)
         assert wish(kind="gdb") == Wish(Target(service="payments"), "gdb", 10, 0)
+        assert wish(kind="heap") == Wish(Target(service="payments"), "heap", 30, 0)
 
     @pytest.mark.parametrize(
         "target",
@@ -107,14 +108,15 @@ class TestWish:
             ({"target": {"service": "a" * 300}}, "256"),
             ({"target": {"service": 5}}, "printable"),
             ({"target": {"servce": "a"}}, "it may have service"),
-            ({"target": SERVICE, "kind": "ebpf"}, "cpu, wall, native, strace, gdb"),
-            ({"target": SERVICE, "kind": ["cpu"]}, "cpu, wall, native, strace, gdb"),
+            ({"target": SERVICE, "kind": "ebpf"}, "cpu, wall, native, heap, strace, gdb"),
+            ({"target": SERVICE, "kind": ["cpu"]}, "cpu, wall, native, heap, strace, gdb"),
             ({"target": SERVICE, "seconds": 301}, "from 1 to 300"),
             ({"target": SERVICE, "seconds": 0}, "from 1 to 300"),
             ({"target": SERVICE, "seconds": 1.5}, "whole number"),
             ({"target": SERVICE, "seconds": "30"}, "whole number"),
             ({"target": SERVICE, "kind": "strace", "seconds": 11}, "from 1 to 10 for strace"),
             ({"target": SERVICE, "kind": "gdb", "rate_hz": 10}, "means nothing"),
+            ({"target": SERVICE, "kind": "heap", "rate_hz": 10}, "means nothing"),
             ({"target": SERVICE, "rate_hz": 998}, "from 1 to 997"),
             ({"target": SERVICE, "speed": 1}, "it may have"),
         ],

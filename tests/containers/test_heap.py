@@ -7,9 +7,8 @@ from containers.looking import INTERPRETERS, MUSL, pid_with
 from containers.rootfs import free_threaded_interpreter
 
 from flamewell_agent.errors import HeapRefusedError
-from flamewell_agent.heap.census import VERSIONS, take_census
+from flamewell_agent.heap.census import VERSIONS, parse_version, take_census
 from flamewell_agent.heap.remote_memory import RemoteMemory
-from flamewell_agent.heap_command import parse_version
 
 pytestmark = [pytest.mark.containers, pytest.mark.interpreters]
 

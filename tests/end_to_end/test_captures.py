@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from end_to_end.system import System, free_port, system, wait_until
 
+from flamewell_wire.profile_types import LIVE_OBJECTS
+
 SERVICE = "captured"
 BURN = """
 def spin():
@@ -99,6 +101,30 @@ def test_a_capture_brings_samples_under_its_own_label(tmp_path: Path, burning: i
         assert (wall["state"], wall["samples"] > 0) == ("done", True), wall
         told = lines(running.url, "flamewell_collector_captures_total")
         assert any('kind="cpu"' in each and 'result="done"' in each for each in told), told
+
+
+@pytest.mark.slow
+def test_a_heap_is_counted_on_demand(tmp_path: Path, burning: int) -> None:
+    with system(tmp_path) as running:
+        running.start_collector("--flush-seconds", "1", "--agent-poll-seconds", "1")
+        running.start_agent("--cycle-seconds", "1", "--overhead-budget", "0.3")
+        done = ended(running, ask(running, target={"service": SERVICE}, kind="heap", seconds=1))
+        assert done["state"] == "done", done
+        assert f"pid {burning}" in done["detail"]
+        assert "function" in done["result_text"]
+        assert "nothing has grown" in done["result_text"]
+
+        def live() -> dict[str, int]:
+            table = running.get(
+                "/api/v1/top",
+                type=LIVE_OBJECTS.id,
+                query=f'{{service_name="{SERVICE}"}}',
+                **{"from": "now-5m", "until": "now"},
+            )
+            return {row["function"]: row["self"] for row in table["rows"]}
+
+        found = wait_until(live, what="the types as a profile")
+        assert found["function"] > 100
 
 
 @pytest.mark.slow

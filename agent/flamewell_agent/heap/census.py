@@ -34,6 +34,7 @@ HEADERS_AT_MOST = 400_000
 OTHER = "(other blocks)"
 """Blocks of pools that are no objects: tables of small dicts and lists, and the like."""
 _LEADS = (0, 2, 4)
+_VERSION_PARTS = 2
 _DEBUG_BYTES = 0xFDFDFDFDFDFDFD
 _CREDIBLE_SHARE = 0.2
 """Of blocks that are objects; all that were seen had more than .5."""
@@ -118,6 +119,20 @@ def take_census(
         anonymous_bytes=sum(each.end - each.start for each in anonymous),
         sample=sample,
     )
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """Give major and minor out of ``3.11.7``.
+
+    Raises:
+        HeapRefusedError: It is not known, or of a free-threaded build.
+    """
+    parts = text.split(".")
+    if len(parts) < _VERSION_PARTS or not all(each.isdecimal() for each in parts[:_VERSION_PARTS]):
+        raise HeapRefusedError(
+            f"the version of its CPython is {text or 'not known'}: the heap can't be read rightly"
+        )
+    return int(parts[0]), int(parts[1])
 
 
 def _key(pool: Pool) -> PoolKey:

@@ -7,7 +7,14 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
 
-from flamewell_collector.captures import STATES, TRACING_COST, TRACING_KINDS, Capture, parse_wish
+from flamewell_collector.captures import (
+    STATES,
+    TEXT_KINDS,
+    TRACING_COST,
+    TRACING_KINDS,
+    Capture,
+    parse_wish,
+)
 from flamewell_collector.dispatch import Dispatch
 from flamewell_collector.errors import QueryError
 from flamewell_collector.store.captures import AuditLine
@@ -91,8 +98,8 @@ def _shown(capture: Capture) -> dict[str, Any]:
 
 
 def _links(capture: Capture) -> dict[str, str]:
-    """Give where its flame graph is: on the page, and as data; empty for strace and gdb."""
-    if capture.wish.kind in TRACING_KINDS:
+    """Give where its flame graph is: on the page, and as data; empty where it brings a text."""
+    if capture.wish.kind in TEXT_KINDS:
         return {"page": "", "flamegraph": "", "folded": ""}
     kind = WALL if capture.wish.kind == "wall" else CPU
     # The id is of our own making: no quote or backslash.

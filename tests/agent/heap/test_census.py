@@ -17,9 +17,8 @@ from agent.conftest import INTERPRETERS, TARGETS, Spawn
 from flamewell_agent.cli import main
 from flamewell_agent.errors import HeapRefusedError, ProcessGoneError
 from flamewell_agent.heap import report
-from flamewell_agent.heap.census import OTHER, take_census
+from flamewell_agent.heap.census import OTHER, parse_version, take_census
 from flamewell_agent.heap.remote_memory import RemoteMemory
-from flamewell_agent.heap_command import parse_version
 
 TARGET = str(TARGETS / "heap_of_known_objects.py")
 COUNTS = {
