@@ -17,11 +17,12 @@ from flamewell_collector.dispatch import Dispatch
 from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
 from flamewell_collector.engine.spark import SparkEngine, SparkOptions
 from flamewell_collector.ingest import Ingest
+from flamewell_collector.investigation import Investigations
 from flamewell_collector.jobs import Job, Jobs, MemoryGauges
 from flamewell_collector.leak_metrics import LeakGauges
 from flamewell_collector.leak_readings import TYPES
 from flamewell_collector.leak_state import STATE_FILE
-from flamewell_collector.leaks import LeakWatch
+from flamewell_collector.leaks import LeakWatch, Suspect
 from flamewell_collector.limits import Limits
 from flamewell_collector.metrics import CollectorMetrics, CounterSource, GaugeSource
 from flamewell_collector.model import Selection
@@ -81,10 +82,22 @@ class Watchers:
     Attributes:
         orders: What agents ask for.
         leaks: Which containers leak memory.
+        investigations: What is asked about those; None where that is switched off.
     """
 
     orders: Orders
     leaks: LeakWatch
+    investigations: Investigations | None
+
+    def refresh_leaks(self) -> None:
+        """Take in what was read of memory, and look into what is suspected."""
+        self.leaks.refresh()
+        if self.investigations is not None:
+            self.investigations.look(self.leaks.found)
+
+    def capture_of(self, suspect: Suspect) -> str:
+        """Give the id of a suspect's census; empty without one."""
+        return "" if self.investigations is None else self.investigations.capture_of(suspect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +108,23 @@ class Collector:
         storage: Where everything is kept.
         query: Answers questions.
         app: Answers requests.
-        orders: What agents ask for.
-        leaks: Which containers leak memory.
+        watchers: What is kept up to date in the background.
     """
 
     storage: Storage
     query: Query
     app: Flask
-    orders: Orders
-    leaks: LeakWatch
+    watchers: Watchers
+
+    @property
+    def orders(self) -> Orders:
+        """What agents ask for."""
+        return self.watchers.orders
+
+    @property
+    def leaks(self) -> LeakWatch:
+        """Which containers leak memory."""
+        return self.watchers.leaks
 
 
 @contextmanager
@@ -141,12 +162,13 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
             ),
             ServiceNodes(lambda: query.series(_profiled_lately(query.now_ms()))),
         )
+        watchers = Watchers(orders, leaks, _investigations(config, orders.dispatch))
         jobs = Jobs(
             (
                 Job("flush", maintain_seconds, storage.flush_if_due),
                 Job("maintain", maintain_seconds, lambda: storage.maintain(now_ms())),
                 Job("memory_gauges", _MEMORY_GAUGES_SECONDS, memory.refresh),
-                Job("leaks", _LEAKS_SECONDS, leaks.refresh),
+                Job("leaks", _LEAKS_SECONDS, watchers.refresh_leaks),
                 Job("captures", _CAPTURES_SECONDS, orders.dispatch.expire),
                 Job("service_nodes", _SERVICE_NODES_SECONDS, orders.nodes.refresh),
                 *_sharing(config, storage),
@@ -155,8 +177,8 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
         )
         jobs.start()
         try:
-            app = create_app(config, storage, query, metrics, Watchers(orders, leaks))
-            yield Collector(storage, query, app, orders, leaks)
+            app = create_app(config, storage, query, metrics, watchers)
+            yield Collector(storage, query, app, watchers)
         finally:
             storage.stop_upkeep()
             jobs.stop()
@@ -185,7 +207,9 @@ def create_app(
     for blueprint in (
         otlp_blueprint(ingest, metrics, limits=limits, path=config.ingest_path),
         api_blueprint(query, state=lambda: storage.state),
-        leaks_blueprint(lambda: watchers.leaks.found, url=config.url),
+        leaks_blueprint(
+            lambda: watchers.leaks.found, capture_of=watchers.capture_of, url=config.url
+        ),
         captures_blueprint(orders.dispatch),
         agents_blueprint(orders.dispatch, orders.nodes, poll_seconds=config.agent_poll_seconds),
         pyroscope_blueprint(query),
@@ -300,6 +324,12 @@ def serving_options(config: CollectorConfig) -> ServingOptions:
 def now_ms() -> int:
     """Give ms since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+def _investigations(config: CollectorConfig, dispatch: Dispatch) -> Investigations | None:
+    if not config.investigate_leaks or config.read_only:
+        return None
+    return Investigations(lambda who, wish: dispatch.create(TENANT, who, wish))
 
 
 def _shared_options(config: CollectorConfig) -> SharedOptions:

@@ -198,6 +198,10 @@ class CollectorConfig:
         "", "where people reach this collector, as https://flamewell.example.com: links of alerts "
         "begin with it; empty for http:// and listen",
     )  # fmt: skip
+    investigate_leaks: bool = option(
+        True, "have agents count the heap of each Python process that is suspected to leak memory, "
+        "inside their overhead budget",
+    )  # fmt: skip
     leak_order: float = option(
         0.79,
         "memory leaks if Kendall's tau of amount and time is at least this, ...",

@@ -50,6 +50,7 @@ class Leak:
     growth_bytes_per_hour: int
     seconds_to_limit: int | None
     explanation: str
+    heap_capture: str
 
 
 def add_leaks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -106,6 +107,7 @@ def parse_leaks(answer: Any) -> list[Leak]:
                 growth_bytes_per_hour=int(row["growth_bytes_per_hour"]),
                 seconds_to_limit=row["seconds_to_limit"],
                 explanation=str(row["explanation"]),
+                heap_capture=str(row["heap_capture"]),
             )
             for row in answer["leaks"]
         ]
@@ -137,10 +139,10 @@ def _print_leaks(leaks: list[Leak], answer: Any, args: argparse.Namespace) -> No
     ]
     print_lines(render_table(columns, [_row(each) for each in leaks], terminal))
     print()
-    print_lines(
-        f"{paint(harmless(each.service_name), '1', terminal)}: {harmless(each.explanation)}"
-        for each in leaks
-    )
+    for each in leaks:
+        print(f"{paint(harmless(each.service_name), '1', terminal)}: {harmless(each.explanation)}")
+        if each.heap_capture:
+            print(f"  what grows in it: flamewell capture show {harmless(each.heap_capture)}")
 
 
 def _row(leak: Leak) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ HOURS = 6
 LIMIT = 1_200 * MIB
 LEAKY = {
     "service_name": "payments", "namespace": "shop", "pod": "payments-1", "container": "app",
-    "workload": "payments", "cluster": "eu", "node": "n1",
+    "workload": "payments", "cluster": "eu", "node": "n1", "runtime": "cpython",
 }  # fmt: skip
 HEALTHY = {**LEAKY, "pod": "payments-2"}
 OTHER = {"service_name": "other<b>", "node": "n1"}

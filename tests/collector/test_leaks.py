@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from flamewell.cli import main as flamewell
 from flamewell_collector import cli, leak_state
 from flamewell_collector.analysis.leaks.detector import Detector
 from flamewell_collector.app import Collector, now_ms, running_collector
-from flamewell_collector.errors import StorageError
+from flamewell_collector.captures import Capture, Target, Wish
+from flamewell_collector.errors import Conflict, StorageError
+from flamewell_collector.investigation import Investigations
 from flamewell_collector.leak_metrics import LeakGauges
 from flamewell_collector.leak_readings import TYPES
-from flamewell_collector.leaks import LeakWatch
+from flamewell_collector.leaks import LeakWatch, Suspect
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +185,57 @@ def test_metrics_are_bounded(collector: Collector, monkeypatch: pytest.MonkeyPat
     assert info.labels["workload"] == "payments"
 
 
+class TestInvestigation:
+    def test_the_agent_of_a_suspect_is_asked_for_a_census(self, collector: Collector) -> None:
+        asked: list[Any] = []
+
+        def ask(who: str, wish: Wish) -> Capture:
+            asked.append(wish)
+            return Capture(f"id{len(asked)}", "default", who, wish, 0)
+
+        found = collector.leaks.found
+        looking = Investigations(ask)
+        looking.look(found)
+        looking.look(found)
+        pod = Target(namespace="shop", pod="payments-1", container="app", cluster="eu", node="n1")
+        assert asked == [Wish(pod, "heap", 60, 0)]
+        (suspect,) = found.suspects
+        assert looking.capture_of(suspect) == "id1"
+        later = replace(found, minute=found.minute + 6 * 60)
+        looking.look(later)
+        assert looking.capture_of(suspect) == "id2"
+        looking.look(replace(found, suspects=()))
+        assert looking.capture_of(suspect) == ""
+
+    def test_only_python_is_counted_and_few_at_once(self, collector: Collector) -> None:
+        (suspect,) = collector.leaks.found.suspects
+        asked: list[Wish] = []
+
+        def ask(who: str, wish: Wish) -> Capture:
+            asked.append(wish)
+            if len(asked) == 2:
+                raise Conflict("there are too many")
+            return Capture(str(len(asked)), "default", who, wish, 0)
+
+        def like(**labels: str) -> Suspect:
+            return replace(suspect, labels={**suspect.labels, **labels})
+
+        many = tuple(like(pod="", service_name=f"s{each}") for each in range(9))
+        found = replace(collector.leaks.found, suspects=(like(runtime="go"), *many))
+        looking = Investigations(ask)
+        looking.look(found)
+        assert [each.target.service for each in asked] == ["s0", "s1", "s2", "s3"]
+        looking.look(found)
+        # The one that was refused is asked for again.
+        assert [each.target.service for each in asked[4:]] == ["s1", "s4", "s5", "s6"]
+
+    def test_the_answer_names_the_census(self, collector: Collector) -> None:
+        collector.watchers.refresh_leaks()
+        (leak,) = ask(collector)["leaks"]
+        shown = collector.app.test_client().get(f"/api/v1/captures/{leak['heap_capture']}").json
+        assert (shown["kind"], shown["requested_by"]) == ("heap", "leak watch")
+
+
 class TestCommands:
     @pytest.fixture
     def serving(self, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -189,15 +244,17 @@ class TestCommands:
             yield
 
     @pytest.mark.usefixtures("serving")
-    def test_leaks(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_leaks(self, collector: Collector, capsys: pytest.CaptureFixture[str]) -> None:
+        collector.watchers.refresh_leaks()
         assert flamewell(["leaks"]) == 0
-        head, row, *_, why = capsys.readouterr().out.splitlines()
+        head, row, _, why, census = capsys.readouterr().out.splitlines()
         assert head.split() == [
             "SERVICE", "CONTAINER", "TIER", "SINCE", "MEMORY", "LIMIT", "AN", "HOUR", "FULL", "IN",
         ]  # fmt: skip
         assert row.split()[:3] == ["payments", "shop/payments-1/app", "confirmed"]
         assert "1.17 GiB" in row
         assert why.startswith("payments: memory grew steadily by")
+        assert re.fullmatch(r"  what grows in it: flamewell capture show [0-9a-f]{16}", census)
 
     @pytest.mark.usefixtures("serving")
     def test_scripts_can_ask(self, capsys: pytest.CaptureFixture[str]) -> None:

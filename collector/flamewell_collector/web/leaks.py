@@ -19,11 +19,14 @@ from flamewell_collector.web.answers import json_answer
 _MINUTE_MS: Final = 60_000
 
 
-def leaks_blueprint(found: Callable[[], Leaks], *, url: str) -> Blueprint:
+def leaks_blueprint(
+    found: Callable[[], Leaks], *, capture_of: Callable[[Suspect], str], url: str
+) -> Blueprint:
     """Make the door.
 
     Args:
         found: Gives what was found last.
+        capture_of: Gives the id of a suspect's census; empty without one.
         url: Where people reach this collector, for links.
     """
     blueprint = Blueprint("leaks", __name__, url_prefix="/api/v1")
@@ -31,12 +34,20 @@ def leaks_blueprint(found: Callable[[], Leaks], *, url: str) -> Blueprint:
     @blueprint.get("/leaks")
     def leaks() -> Response:
         tier, service = request.args.get("tier", ""), request.args.get("service", "")
-        return json_answer(answer(found(), tier=tier, service=service, url=url))
+        told = answer(found(), tier=tier, service=service, url=url, capture_of=capture_of)
+        return json_answer(told)
 
     return blueprint
 
 
-def answer(found: Leaks, *, tier: str = "", service: str = "", url: str = "") -> dict[str, Any]:
+def answer(
+    found: Leaks,
+    *,
+    tier: str = "",
+    service: str = "",
+    url: str = "",
+    capture_of: Callable[[Suspect], str] = lambda _suspect: "",
+) -> dict[str, Any]:
     """Give the suspects, the surest and soonest first.
 
     Args:
@@ -44,6 +55,7 @@ def answer(found: Leaks, *, tier: str = "", service: str = "", url: str = "") ->
         tier: Only those of this tier; empty for all.
         service: Only those of this service; empty for all.
         url: Where people reach this collector, for links.
+        capture_of: Gives the id of a suspect's census; empty without one.
 
     Raises:
         QueryError: There is no such tier, or the service's name can't be one.
@@ -56,7 +68,7 @@ def answer(found: Leaks, *, tier: str = "", service: str = "", url: str = "") ->
         "until_ms": (found.minute + 1) * _MINUTE_MS,
         "containers": found.containers,
         "leaks": [
-            _leak(each, url)
+            {**_leak(each, url), "heap_capture": capture_of(each)}
             for each in found.suspects
             if tier in ("", each.verdict.tier)
             and service in ("", each.labels.get("service_name", ""))

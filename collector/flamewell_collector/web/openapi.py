@@ -191,6 +191,7 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
                     full_in_a_row=_INTEGER,
                 ),
                 url=_TEXT,
+                heap_capture=_TEXT,
             )
         ),
     ),
