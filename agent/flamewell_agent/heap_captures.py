@@ -17,7 +17,13 @@ from typing import Literal
 from flamewell_agent import procfs
 from flamewell_agent.errors import AgentError, HeapRefusedError
 from flamewell_agent.heap import report
-from flamewell_agent.heap.census import POOLS_AT_ONCE, Census, parse_version, take_census
+from flamewell_agent.heap.census import (
+    HEADERS_AT_MOST,
+    POOLS_AT_ONCE,
+    Census,
+    parse_version,
+    take_census,
+)
 from flamewell_agent.heap.pools import pool_bytes
 from flamewell_agent.heap.remote_memory import RemoteMemory
 from flamewell_agent.model import Process
@@ -25,10 +31,11 @@ from flamewell_agent.samplers.memory import parse_statm
 
 PATIENCE_SECONDS = 300.0
 """For room in the budget: a census of 1.2 GB fits into a minute of 1 % of one core."""
-_HEADER_SECONDS, _POOL_SECONDS, _BASE_SECONDS = 3.5e-6, 3.5e-4, 0.05
-"""Of CPU: a header read, a pool looked into, and the rest; 1.5 times what bench/heap_census.py
+_HEADER_SECONDS, _POOL_SECONDS, _BASE_SECONDS = 5e-6, 4e-4, 0.05
+"""Of CPU: a header read, a pool looked into, and the rest; 1.3 times what bench/heap_census.py
 shows."""
-_POOLS_AT_LEAST = 100
+_POOLS_AT_LEAST, _HEADERS_AT_LEAST = 100, 5_000
+_MOST_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 
 
@@ -168,8 +175,9 @@ class HeapCaptures:
         stop: threading.Event,
     ) -> Census:
         pages = self._resident_pages(process)
-        headers = pages * procfs.PAGE_BYTES // pool_bytes(version)
-        pools, cost = plan(headers, self._at_once_seconds, twice=before is not None)
+        places = pages * procfs.PAGE_BYTES // pool_bytes(version)
+        chosen = plan(places, self._at_once_seconds, twice=before is not None)
+        cost = chosen.cpu_seconds
         if not self._purse.ask(cost, stop, self._patience_seconds):
             raise HeapRefusedError(
                 f"a census takes about {cost:.1f} s of CPU, for which the overhead budget has had "
@@ -177,7 +185,13 @@ class HeapCaptures:
             )
         began = time.thread_time()
         try:
-            return take_census(RemoteMemory(process.key.pid), version, pools=pools, before=before)
+            return take_census(
+                RemoteMemory(process.key.pid),
+                version,
+                pools=chosen.pools,
+                headers=chosen.headers,
+                before=before,
+            )
         finally:
             with self._lock:
                 self._cpu_seconds += time.thread_time() - began
@@ -191,18 +205,36 @@ class HeapCaptures:
         return 0 if found is None else found[0]
 
 
-def plan(headers: int, at_once_seconds: float, *, twice: bool = False) -> tuple[int, float]:
-    """Choose into how many pools to look, so that it fits; and reckon what it costs. Pure.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How large a census may be.
+
+    Attributes:
+        headers: Places of pools to look at, at most.
+        pools: To look into.
+        cpu_seconds: What it costs.
+    """
+
+    headers: int
+    pools: int
+    cpu_seconds: float
+
+
+def plan(places: int, at_once_seconds: float, *, twice: bool = False) -> Plan:
+    """Choose how much to look at, so that it fits; and reckon what it costs. Pure.
 
     Args:
-        headers: Of pools there may be.
+        places: At which there may be a pool.
         at_once_seconds: CPU that can be saved up.
         twice: New pools are looked into besides those of an earlier census.
     """
-    fixed = _BASE_SECONDS + _HEADER_SECONDS * headers
-    room = max(0.0, at_once_seconds - fixed) / _POOL_SECONDS / (2 if twice else 1)
-    pools = max(_POOLS_AT_LEAST, min(POOLS_AT_ONCE, int(min(room, POOLS_AT_ONCE))))
-    return pools, fixed + _POOL_SECONDS * pools * (2 if twice else 1)
+    a_pool = _POOL_SECONDS * (2 if twice else 1)
+    room = min(at_once_seconds, _MOST_SECONDS) - _BASE_SECONDS
+    affordable = (room - a_pool * _POOLS_AT_LEAST) / _HEADER_SECONDS
+    headers = max(_HEADERS_AT_LEAST, min(places, HEADERS_AT_MOST, int(affordable)))
+    left = room - _HEADER_SECONDS * headers
+    pools = max(_POOLS_AT_LEAST, min(POOLS_AT_ONCE, int(left / a_pool)))
+    return Plan(headers, pools, _BASE_SECONDS + _HEADER_SECONDS * headers + a_pool * pools)
 
 
 class NoHeap:

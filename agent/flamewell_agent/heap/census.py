@@ -71,6 +71,7 @@ def take_census(
     version: tuple[int, int],
     *,
     pools: int = POOLS_AT_ONCE,
+    headers: int = HEADERS_AT_MOST,
     before: Census | None = None,
     uniform: Callable[[], float] = random.random,
 ) -> Census:
@@ -80,6 +81,7 @@ def take_census(
         memory: Of the process.
         version: Of its CPython.
         pools: Into how many pools to look, drawn at random; 0 for all.
+        headers: How many places of pools to look at, at most; each stands for several beyond.
         before: An earlier census of the process: its pools are looked into again, and new ones as
             many as fit, so that what has grown in between is told from what is drawn otherwise.
         uniform: In [0, 1).
@@ -98,7 +100,10 @@ def take_census(
     size = pool_bytes(version)
     mappings = memory.mappings()
     anonymous = [each for each in mappings if each.anonymous]
-    found, step = _pools(memory, [(each.start, each.end) for each in anonymous], size)
+    spans = [(each.start, each.end) for each in anonymous]
+    places = sum(max(0, end - start) for start, end in spans) // size
+    step = before.sample.step if before is not None else max(1, -(-places // headers))
+    found = _pools(memory, spans, size, step)
     if not found:
         raise HeapRefusedError(
             "there are no pools of CPython's allocator: PYTHONMALLOC=malloc, a free-threaded "
@@ -140,23 +145,22 @@ def _key(pool: Pool) -> PoolKey:
 
 
 def _pools(
-    memory: RemoteMemory, spans: Sequence[tuple[int, int]], size: int
-) -> tuple[list[Pool], int]:
-    """Find the pools in use; gives them and how many each stands for."""
+    memory: RemoteMemory, spans: Sequence[tuple[int, int]], size: int, step: int
+) -> list[Pool]:
+    """Find the pools in use, at every so many-th address: the same ones each time."""
+    stride = size * step
     places = [
         address
         for start, end in spans
-        for address in range(-(-start // size) * size, end - size + 1, size)
+        for address in range(-(-start // stride) * stride, end - size + 1, stride)
     ]
-    step = max(1, -(-len(places) // HEADERS_AT_MOST))
-    places = places[::step]
     headers = memory.read_many(places, HEADER_BYTES)
     parsed = (
         parse_header(content, address, size)
         for address, content in zip(places, headers, strict=True)
         if content is not None
     )
-    return [each for each in parsed if each is not None], step
+    return [each for each in parsed if each is not None]
 
 
 def _draw(found: Sequence[Pool], count: int, uniform: Callable[[], float]) -> list[Pool]:

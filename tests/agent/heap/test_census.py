@@ -102,6 +102,20 @@ def test_what_grows_is_told_from_what_comes_and_goes(
     until(grown, what="growth")
 
 
+def test_of_a_large_heap_every_nth_place_is_looked_at(target: Callable[..., int]) -> None:
+    pid = target(OWN, "4000")
+    memory, version = RemoteMemory(pid), parse_version(OWN)
+    first = take_census(memory, version, pools=0, headers=200)
+    assert first.sample.step > 2
+    assert len(first.sample.pools) <= 200
+    found = {each.name: each.count for each in first.types}
+    for name in ("Payment", "float"):
+        assert 0.6 * COUNTS[name] < found[name] < 1.6 * COUNTS[name]
+    second = take_census(memory, version, pools=0, headers=100, before=first)
+    assert second.sample.step == first.sample.step
+    assert len(first.sample.pools & second.sample.pools) > 0.8 * len(first.sample.pools)
+
+
 def test_a_process_that_is_still_has_not_grown(target: Callable[..., int]) -> None:
     pid = target()
     os.kill(pid, signal.SIGSTOP)
