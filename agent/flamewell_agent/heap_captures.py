@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from flamewell_agent import procfs
-from flamewell_agent.errors import AgentError, HeapRefusedError
+from flamewell_agent.errors import AgentError, HeapRefusedError, ProcessGoneError
 from flamewell_agent.heap import report
 from flamewell_agent.heap.census import (
     HEADERS_AT_MOST,
@@ -185,16 +185,29 @@ class HeapCaptures:
             )
         began = time.thread_time()
         try:
-            return take_census(
+            self._check(process)
+            census = take_census(
                 RemoteMemory(process.key.pid),
                 version,
                 pools=chosen.pools,
                 headers=chosen.headers,
                 before=before,
             )
+            self._check(process)
+            return census
         finally:
             with self._lock:
                 self._cpu_seconds += time.thread_time() - began
+
+    def _check(self, process: Process) -> None:
+        """Make sure that the pid is still that of the process.
+
+        Raises:
+            ProcessGoneError: It is another one's, or nobody's.
+        """
+        now = procfs.read_stat(self._proc_root, process.key.pid)
+        if now.start_ticks != process.key.start_ticks:
+            raise ProcessGoneError("the process has ended")
 
     def _resident_pages(self, process: Process) -> int:
         try:

@@ -15,6 +15,8 @@ from agent.conftest import TARGETS, Spawn
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flamewell_agent import procfs
+from flamewell_agent.errors import ProcessGoneError
 from flamewell_agent.heap_captures import HeapCaptures, HeapResult, NoHeap, Purse, plan
 from flamewell_agent.model import Process, ProcessKey
 
@@ -23,7 +25,11 @@ OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def python(pid: int, version: str = OWN) -> Process:
-    return Process(ProcessKey(pid, 1), "cpython", version, "python3", ())
+    try:
+        ticks = procfs.read_stat(Path("/proc"), pid).start_ticks
+    except ProcessGoneError:
+        ticks = 1
+    return Process(ProcessKey(pid, ticks), "cpython", version, "python3", ())
 
 
 @pytest.fixture
@@ -87,7 +93,15 @@ def test_what_can_not_be_counted_is_told(target: int, spawn: Spawn) -> None:
     gone = spawn("/usr/bin/true")
     gone.wait()
     result, _ = ran(HeapCaptures(), python(gone.pid))
-    assert (result.state, "has ended" in result.detail) == ("failed", True)
+    assert (result.state, "ended" in result.detail) == ("failed", True)
+
+
+def test_another_process_with_its_pid_is_left_alone(target: int) -> None:
+    former = Process(ProcessKey(target, 1), "cpython", OWN, "python3", ())
+    heap = HeapCaptures()
+    result, _ = ran(heap, former)
+    assert (result.state, "ended" in result.detail) == ("failed", True)
+    assert heap.drain() == []
 
 
 def test_a_process_that_ends_between_two_looks(target: int) -> None:
