@@ -61,13 +61,13 @@ def test_an_order_is_carried_out(target: int) -> None:
     assert result.state == "done"
     assert result.detail.startswith(f"python3 (pid {target})")
     grown, _, all_types = result.text.partition("OBJECTS        ±")
-    assert "Slotted *" in grown
-    assert "Payment" in all_types
+    assert "  __main__.Slotted *" in grown
+    assert "  __main__.Payment" in all_types
     assert sum(each > 0 for each in spoken_for) == 2
     assert 0 < heap.cpu_seconds() < sum(spoken_for)
     ((process, census),) = heap.drain()
     assert process.key.pid == target
-    assert {"Payment", "Slotted"} <= {each.name for each in census.types}
+    assert {"__main__.Payment", "__main__.Slotted"} <= {each.name for each in census.types}
     assert heap.drain() == []
 
 

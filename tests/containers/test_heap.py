@@ -26,13 +26,17 @@ def test_a_census_from_outside_the_container(start, until, name):
         return
 
     def counted():
-        found = {each.name: each.count for each in take_census(memory, version, pools=0).types}
+        try:
+            census = take_census(memory, version, pools=0)
+        except HeapRefusedError:
+            return None  # the interpreter has only just begun
+        found = {each.name: each.count for each in census.types}
         return found if found.get("complex", 0) >= 6_000 else None
 
     found = until(counted, what="all objects")
-    assert 20_000 <= found["Payment"] <= 20_300
-    assert 15_000 <= found["Slotted"] <= 15_300
-    assert 5_000 <= found["Mapping"] <= 5_300
+    assert 20_000 <= found["__main__.Payment"] <= 20_300
+    assert 15_000 <= found["__main__.Slotted"] <= 15_300
+    assert 5_000 <= found["__main__.Mapping"] <= 5_300
 
 
 def test_a_free_threaded_heap_is_refused(start, until):

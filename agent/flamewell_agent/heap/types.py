@@ -13,11 +13,12 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from flamewell_agent.heap.modules import TP_DICT, Modules
 from flamewell_agent.heap.remote_memory import Mapping, RemoteMemory
 
-_TYPE_BYTES = 176
+_TYPE_BYTES = TP_DICT + 8
 _OB_TYPE, _TP_NAME, _BASICSIZE, _ITEMSIZE, _FLAGS = 8, 24, 32, 40, 168
-_READY, _HAVE_GC = 1 << 12, 1 << 14
+_HEAP_TYPE, _READY, _HAVE_GC = 1 << 9, 1 << 12, 1 << 14
 _MANAGED_WEAKREF, _MANAGED_DICT = 1 << 3, 1 << 4
 _TYPE_SUBCLASS = 1 << 31
 _NAME_BYTES = 96
@@ -31,7 +32,7 @@ class TypeFound:
     """A type.
 
     Attributes:
-        name: ``tp_name``: with its module for types of C code, without for those of Python code.
+        name: With its module, where that is known and not ``builtins``.
         lead_words: Words of a block before ``ob_refcnt``: the collector's head, managed dict.
     """
 
@@ -56,6 +57,7 @@ class Types:
         self._starts = [each.start for each in writable]
         self._ends = [each.end for each in writable]
         self._version = version
+        self._modules = Modules(memory, version)
         self._known: dict[int, TypeFound | None] = {}
 
     def resolve(self, candidates: Iterable[int]) -> None:
@@ -81,12 +83,22 @@ class Types:
             [_word(each, _TP_NAME) for each in likely.values()], _NAME_BYTES
         )
         self._known.update(dict.fromkeys(new))
+        modules = self._modules.of_types(
+            {
+                address: _word(content, TP_DICT)
+                for address, content in likely.items()
+                if _word(content, _FLAGS) & _HEAP_TYPE
+            }
+        )
         for (address, content), raw in zip(likely.items(), names, strict=True):
             match = _NAME.match(raw) if raw is not None else None
             if match is not None:
                 name = match.group()[:-1].decode("utf-8", "replace")
+                module = modules.get(address, "")
+                # Types of C code often have it in their name already.
+                full = f"{module}.{name}" if module and "." not in name else name
                 flags = _word(content, _FLAGS)
-                self._known[address] = TypeFound(name, _lead_words(flags, self._version))
+                self._known[address] = TypeFound(full, _lead_words(flags, self._version))
 
     def by_lead(self) -> dict[int, dict[int, str]]:
         """Give the names of all types by address, for each number of leading words."""

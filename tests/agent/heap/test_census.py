@@ -22,8 +22,8 @@ from flamewell_agent.heap.remote_memory import RemoteMemory
 
 TARGET = str(TARGETS / "heap_of_known_objects.py")
 COUNTS = {
-    "Payment": 20_000, "Slotted": 15_000, "Mapping": 5_000, "float": 30_000, "set": 4_000,
-    "complex": 6_000,
+    "__main__.Payment": 20_000, "__main__.Slotted": 15_000, "__main__.Mapping": 5_000,
+    "float": 30_000, "set": 4_000, "complex": 6_000,
 }  # fmt: skip
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 COUNTABLE = [each for each in INTERPRETERS if (3, 8) <= parse_version(each) <= (3, 14)]
@@ -55,7 +55,7 @@ def test_a_full_census_is_exact(target: Callable[..., int], version: str) -> Non
     for name, count in COUNTS.items():
         assert count <= found[name].count <= count + 300, name
         assert found[name].count_error == 0
-    assert found["str"].count >= COUNTS["Payment"]
+    assert found["str"].count >= COUNTS["__main__.Payment"]
     total = sum(each.size_bytes for each in census.types)
     assert total == pytest.approx(census.used_bytes, rel=0.001)
     assert census.pools == census.pools_read
@@ -96,8 +96,8 @@ def test_what_grows_is_told_from_what_comes_and_goes(
         second = take_census(memory, version, pools=300, before=first)
         rows = [each for each in report.growth(first, second) if each.is_sure]
         found = {each.name: each for each in rows if each.count > 3_000}
-        assert "Payment" not in found
-        return found.get("Slotted")
+        assert "__main__.Payment" not in found
+        return found.get("__main__.Slotted")
 
     until(grown, what="growth")
 
@@ -109,7 +109,7 @@ def test_of_a_large_heap_every_nth_place_is_looked_at(target: Callable[..., int]
     assert first.sample.step > 2
     assert len(first.sample.pools) <= 200
     found = {each.name: each.count for each in first.types}
-    for name in ("Payment", "float"):
+    for name in ("__main__.Payment", "float"):
         assert 0.6 * COUNTS[name] < found[name] < 1.6 * COUNTS[name]
     second = take_census(memory, version, pools=0, headers=100, before=first)
     assert second.sample.step == first.sample.step
@@ -172,7 +172,9 @@ class TestCommand:
         first, head, *rows = capsys.readouterr().out.splitlines()
         assert "pools of small objects" in first
         assert head.split() == ["OBJECTS", "±", "SIZE", "TYPE"]
-        assert {"Payment", "Slotted", "float"} <= {each.split()[-1] for each in rows}
+        assert {"__main__.Payment", "__main__.Slotted", "float"} <= {
+            each.split()[-1] for each in rows
+        }
 
     def test_growth_as_json(
         self, target: Callable[..., int], capsys: pytest.CaptureFixture[str]
@@ -182,7 +184,7 @@ class TestCommand:
         told = json.loads(capsys.readouterr().out)
         assert told["pools"] == told["pools_read"]
         grown = {each["name"]: each["count"] for each in told["growth"]}
-        assert grown["Slotted"] > 2_000
+        assert grown["__main__.Slotted"] >= 400
         assert 1 <= told["seconds"] < 30
 
     def test_growth_as_a_table(
@@ -190,10 +192,43 @@ class TestCommand:
     ) -> None:
         assert main(["heap", str(target(OWN, "8000")), "--full", "--again", "1"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert any(each.endswith("  Slotted *") for each in lines)
+        assert any(each.endswith("  __main__.Slotted *") for each in lines)
 
     def test_errors(self, spawn: Spawn, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["heap", "999999999"]) == 1
         assert "there is no process 999999999" in capsys.readouterr().err
         assert main(["heap", str(spawn("/usr/bin/sleep", "99").pid)]) == 1
         assert "does not run CPython" in capsys.readouterr().err
+
+
+LIBRARIES = """
+import collections, decimal, sys, time
+class Inner:
+    class Nested: pass
+kept = [
+    [decimal.Decimal(number) for number in range(900)],
+    [collections.OrderedDict() for number in range(800)],
+    [collections.Counter() for number in range(700)],
+    [Inner.Nested() for number in range(600)],
+]
+Inner.Nested.__module__ = "shop.cart"
+open(sys.argv[1], "w").close()
+time.sleep(99)
+"""
+
+
+@pytest.mark.interpreters
+@pytest.mark.parametrize("version", COUNTABLE)
+def test_types_are_named_with_their_modules(
+    spawn: Spawn, until: Until, tmp_path: Path, version: str
+) -> None:
+    mark = tmp_path / "mark"
+    pid = spawn(INTERPRETERS[version], "-c", LIBRARIES, str(mark)).pid
+    until(mark.exists, what="the target")
+    census = take_census(RemoteMemory(pid), parse_version(version), pools=0)
+    found = {each.name: each.count for each in census.types}
+    assert found["decimal.Decimal"] == pytest.approx(900, abs=10)
+    assert found["collections.OrderedDict"] == pytest.approx(800, abs=20)
+    assert found["collections.Counter"] == 700
+    assert found["shop.cart.Nested"] == 600
+    assert "dict" in found
