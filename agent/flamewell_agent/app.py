@@ -329,6 +329,7 @@ def _make_stages(
     if lasting.status is not None:
         lasting.status.stale_after_seconds = _stale_after_seconds(config)
     identity = make_identity(config, lasting.pods)
+    lasting.heap.redact = config.heap_redact
     shipper = Shipper(lasting.spool, make_destination(config, config.ingest_path), lasting.metrics)
     shipper.start()
 

@@ -153,6 +153,9 @@ class AgentConfig:
     on_demand: bool = option(
         True, "ask the collector for captures that somebody wants of processes of this node"
     )
+    heap_redact: tuple[str, ...] = option(
+        (), "names of types that a census of a heap does not tell, as shell patterns: acme.secret.*"
+    )
     tracing_captures: bool = option(
         False,
         "let those be strace and gdb as well, which slow their target down 13 to 25 times or stop "

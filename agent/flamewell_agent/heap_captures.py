@@ -106,11 +106,17 @@ class HeapCaptures:
     Args:
         proc_root: The node's /proc.
         patience_seconds: For room in the budget.
+        redact: Gives names of types that are not told, as shell patterns.
     """
 
     def __init__(
-        self, proc_root: Path = Path("/proc"), *, patience_seconds: float = PATIENCE_SECONDS
+        self,
+        proc_root: Path = Path("/proc"),
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        redact: Sequence[str] = (),
     ) -> None:
+        self.redact = tuple(redact)
         self._proc_root = proc_root
         self._patience_seconds = patience_seconds
         self._purse = Purse()
@@ -192,6 +198,7 @@ class HeapCaptures:
                 pools=chosen.pools,
                 headers=chosen.headers,
                 before=before,
+                redact=self.redact,
             )
             self._check(process)
             return census

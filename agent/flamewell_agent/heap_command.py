@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from flamewell_agent import once
@@ -38,18 +39,21 @@ def run(config: AgentConfig, flags: argparse.Namespace) -> int:
     """Count, and print."""
     process = once.find_python(once.scan(config), flags.pid)
     pools = 0 if flags.full else flags.pools
-    first = census_of(process, pools)
+    redact = config.heap_redact
+    first = census_of(process, pools, redact=redact)
     if not flags.again:
         _print(first, None, flags)
         return 0
     began = time.monotonic()
     time.sleep(flags.again)
-    second = census_of(process, pools, before=first)
+    second = census_of(process, pools, before=first, redact=redact)
     _print(second, (first, time.monotonic() - began), flags)
     return 0
 
 
-def census_of(process: Process, pools: int, *, before: Census | None = None) -> Census:
+def census_of(
+    process: Process, pools: int, *, before: Census | None = None, redact: Sequence[str] = ()
+) -> Census:
     """Count the objects of a process.
 
     Raises:
@@ -62,6 +66,7 @@ def census_of(process: Process, pools: int, *, before: Census | None = None) -> 
         parse_version(process.runtime_version),
         pools=pools,
         before=before,
+        redact=redact,
     )
 
 

@@ -73,6 +73,7 @@ def take_census(
     pools: int = POOLS_AT_ONCE,
     headers: int = HEADERS_AT_MOST,
     before: Census | None = None,
+    redact: Sequence[str] = (),
     uniform: Callable[[], float] = random.random,
 ) -> Census:
     """Count the objects of a process.
@@ -84,6 +85,7 @@ def take_census(
         headers: How many places of pools to look at, at most; each stands for several beyond.
         before: An earlier census of the process: its pools are looked into again, and new ones as
             many as fit, so that what has grown in between is told from what is drawn otherwise.
+        redact: Names of types like these (shell patterns) are told as ``(redacted)``.
         uniform: In [0, 1).
 
     Raises:
@@ -110,7 +112,7 @@ def take_census(
             "build, or an allocator of its own"
         )
     drawn = _draw(found, pools, uniform) if before is None else _pair(found, pools, before, uniform)
-    counted = _look_into(memory, Types(memory, version, mappings), drawn, size)
+    counted = _look_into(memory, Types(memory, version, mappings, redact), drawn, size)
     used = step * sum(each.used * each.block_bytes for each in found)
     room = step * sum(each.capacity * each.block_bytes for each in found)
     sample = Sample(frozenset(map(_key, found)), counted, step)

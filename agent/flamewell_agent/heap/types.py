@@ -12,10 +12,12 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from flamewell_agent.heap.modules import TP_DICT, Modules
 from flamewell_agent.heap.remote_memory import Mapping, RemoteMemory
 
+REDACTED = "(redacted)"
 _TYPE_BYTES = TP_DICT + 8
 _OB_TYPE, _TP_NAME, _BASICSIZE, _ITEMSIZE, _FLAGS = 8, 24, 32, 40, 168
 _HEAP_TYPE, _READY, _HAVE_GC = 1 << 9, 1 << 12, 1 << 14
@@ -47,11 +49,17 @@ class Types:
         memory: Of the process.
         version: Of its CPython.
         mappings: Of the process, by address.
+        redact: Names like these (shell patterns) are told as ``REDACTED``.
     """
 
     def __init__(
-        self, memory: RemoteMemory, version: tuple[int, int], mappings: Sequence[Mapping]
+        self,
+        memory: RemoteMemory,
+        version: tuple[int, int],
+        mappings: Sequence[Mapping],
+        redact: Sequence[str] = (),
     ) -> None:
+        self._redact = tuple(redact)
         self._memory = memory
         writable = [each for each in mappings if each.writable]
         self._starts = [each.start for each in writable]
@@ -98,6 +106,8 @@ class Types:
                 # Types of C code often have it in their name already.
                 full = f"{module}.{name}" if module and "." not in name else name
                 flags = _word(content, _FLAGS)
+                if any(fnmatchcase(full, each) for each in self._redact):
+                    full = REDACTED
                 self._known[address] = TypeFound(full, _lead_words(flags, self._version))
 
     def by_lead(self) -> dict[int, dict[int, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import sys
@@ -193,6 +194,15 @@ class TestCommand:
         assert main(["heap", str(target(OWN, "8000")), "--full", "--again", "1"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert any(each.endswith("  __main__.Slotted *") for each in lines)
+
+    def test_names_can_be_kept_back(
+        self, target: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["heap", str(target()), "--full", "--heap-redact", "__main__.*"]) == 0
+        text = capsys.readouterr().out
+        assert "Payment" not in text
+        assert re.search(r"^ +4\d,\d{3} .* MiB  \(redacted\)$", text, re.MULTILINE)
+        assert "  float\n" in text
 
     def test_errors(self, spawn: Spawn, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["heap", "999999999"]) == 1
