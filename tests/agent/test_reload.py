@@ -50,6 +50,7 @@ TAKEN = frozenset(
         "go_tls_ca_file",
         "go_tls_insecure",
         "on_demand",
+        "heap_redact",
         "tracing_captures",
         "log_level",
     }

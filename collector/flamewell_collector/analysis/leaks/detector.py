@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flamewell_collector.analysis.leaks.forecast import Forecast, forecast
-from flamewell_collector.analysis.leaks.ladder import RUNGS, SCALES, Ladder, Minutes, median
+from flamewell_collector.analysis.leaks.ladder import SCALES, Ladder, Minutes, median
 from flamewell_collector.analysis.leaks.lives import Lives, Minute
 from flamewell_collector.analysis.leaks.rule import (
     CONFIRMED,
@@ -183,14 +183,9 @@ class Detector:
             raise ValueError("the parts of the state do not fit together")
         self.growth = np.full(len(self), np.nan, np.float32)
 
-    def remember(self, now: Minute, *, rung: int = 0) -> None:
-        """Take readings of the past in, without a look at them.
-
-        Args:
-            now: The last minute of a bin.
-            rung: Of which rung the bin is: hours can be taken in whole.
-        """
-        for _ in self._windows(now, rung):
+    def remember(self, now: Minute) -> None:
+        """Take a minute of the past in, without a look at it."""
+        for _ in self._windows(now):
             pass
 
     def step(self, now: Minute) -> None:
@@ -205,24 +200,24 @@ class Detector:
     def looks(self, now: Minute) -> list[Look]:
         """Take a minute in; give the windows with a new bin that may be leaks."""
         looks = []
-        for index, windows, cpu in self._windows(now, 0):
+        for index, windows, cpu in self._windows(now):
             grown = np.flatnonzero(_grown(windows))
             seen = trends(windows[grown], cpu[grown])
             worth = worth_a_look(seen)
             looks.append(self._set(now, index, grown[worth], seen.take(worth), cpu[grown[worth]]))
         return looks
 
-    def _windows(self, now: Minute, rung: int) -> Iterator[tuple[int, Floats, Floats]]:
+    def _windows(self, now: Minute) -> Iterator[tuple[int, Floats, Floats]]:
         """Take readings in; give each scale's windows with a new bin, former lives left out."""
         new = self._lives.observe(now)
         self._held[:, :, new] = 0
         for series in np.flatnonzero(new).tolist():
             self.verdicts.pop(series, None)
-        self._ladder.push(now.at, now.anon, now.peak, now.cpu, rung)
-        for index, (scale, from_rung) in enumerate(SCALES):
-            if (now.at + 1) % scale or RUNGS.index(from_rung) < rung:
+        self._ladder.push(now.at, now.anon, now.peak, now.cpu)
+        for index, (scale, rung) in enumerate(SCALES):
+            if (now.at + 1) % scale:
                 continue
-            windows, cpu = self._ladder.windows(scale, from_rung, now.at)
+            windows, cpu = self._ladder.windows(scale, rung, now.at)
             starts = now.at + 1 - scale * np.arange(BINS, 0, -1)
             windows[starts < self._lives.born[:, None]] = np.nan
             self._lives.fold(index, windows)

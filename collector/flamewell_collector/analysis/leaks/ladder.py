@@ -80,24 +80,18 @@ class Ladder:
         for name, rings in (("low", self._low), ("high", self._high), ("cpu", self._cpu)):
             rings[:] = [state[f"{name}_{at}"].astype(np.float32) for at in range(len(RUNGS))]
 
-    def push(self, minute: int, low: Floats, high: Floats, cpu: Floats, rung: int = 0) -> None:
-        """Take one bin of all series.
+    def push(self, minute: int, low: Floats, high: Floats, cpu: Floats) -> None:
+        """Take one minute of all series.
 
         Args:
-            minute: The bin's last, since the epoch; bins come in order, none is left out.
-            low: (series,) the lowest reading of the bin, NaN without one.
+            minute: Since the epoch; minutes come in order, none is left out.
+            low: (series,) the lowest reading of the minute, NaN without one.
             high: (series,) the highest.
             cpu: (series,) CPU use, NaN where it is not known.
-            rung: Which rung the bin is of; those above follow from the first.
         """
-        place = minute // RUNGS[rung].minutes % RUNGS[rung].bins
-        self._low[rung][:, place] = low
-        self._high[rung][:, place] = high
-        self._cpu[rung][:, place] = cpu
-        if rung == 0:
-            self._follow(minute)
-
-    def _follow(self, minute: int) -> None:
+        place = minute % RUNGS[0].bins
+        for rings, values in ((self._low, low), (self._high, high), (self._cpu, cpu)):
+            rings[0][:, place] = values
         for at, (above, rung) in enumerate(pairwise(RUNGS), 1):
             if (minute + 1) % rung.minutes:
                 return
