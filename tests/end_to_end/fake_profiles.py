@@ -12,6 +12,8 @@ from flamewell_wire import profile_types
 CPU = profile_types.CPU.id
 HEAP = profile_types.INUSE_SPACE.id
 RSS = profile_types.PROCESS_RSS.id
+START = profile_types.PROCESS_START.id
+"""Not offered to people: a time of start is no amount."""
 
 Frame = tuple[str, str, int]
 """Function, file, line."""
@@ -112,7 +114,8 @@ def shop() -> list[Service]:
         Service(
             "shop", labels={"node": "n1", "region": "eu"}, cpu_cores=1.0,
             memory_bytes=412 * 2**20, memory_limit_bytes=512 * 2**20,
-            rates={CPU: now, HEAP: heap, RSS: {(): 412 * 2**20}}, rates_before={CPU: before},
+            rates={CPU: now, HEAP: heap, RSS: {(): 412 * 2**20}, START: {(): 1.7e9}},
+            rates_before={CPU: before},
         ),
         Service(
             "orders", "go", labels={"node": "n1"}, cpu_cores=0.46, memory_bytes=64 * 2**20,

@@ -30,6 +30,7 @@ const NAMES = {
   "process_memory:rss": "Memory (RSS)",
   "process_memory:anon": "Memory (anonymous)",
   "process_memory:limit": "Memory limit",
+  "process_memory:start_time": "Start of the process",
 };
 
 /**
@@ -49,6 +50,15 @@ export function typeName(id) {
  */
 export function isReading(id) {
   return id.startsWith("process_memory:");
+}
+
+/**
+ * Tells whether a type says something to people: a time of start, drawn as an amount, does not.
+ * @param {string} id
+ * @returns {boolean}
+ */
+export function isOffered(id) {
+  return !id.startsWith("process_memory:start_time:");
 }
 
 /**

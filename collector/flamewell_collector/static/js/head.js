@@ -2,7 +2,7 @@
 
 import { serverNow } from "./api.js";
 import { byId, debounced, el, press } from "./dom.js";
-import { bytes, digits, moment, span, typeName, visible } from "./format.js";
+import { bytes, digits, isOffered, moment, span, typeName, visible } from "./format.js";
 import { closeMenu } from "./menus.js";
 import { PRESETS, rangeName, readRange } from "./timerange.js";
 
@@ -64,7 +64,7 @@ export class Head {
 
   showTypes(state, service, services) {
     const ids = service ? service.types : services.flatMap((row) => row.types);
-    const known = [...new Set([...ids, state.type])].sort(byUse);
+    const known = [...new Set([...ids.filter(isOffered), state.type])].sort(byUse);
     const select = byId("type");
     const options = known.map((id) => el("option", { value: id, text: visible(typeName(id)) }));
     const before = [...select.options].map((option) => option.value).join();
