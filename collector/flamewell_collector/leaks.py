@@ -7,6 +7,7 @@ detector, and publish what it says.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -116,6 +117,7 @@ class LeakWatch:
         self._watched: Watched | None = None
         self._saved = time.monotonic()
         self._found = Leaks()
+        self._lock = threading.Lock()
 
     @property
     def found(self) -> Leaks:
@@ -124,8 +126,17 @@ class LeakWatch:
 
     def refresh(self) -> None:
         """Take in all minutes that are over by now."""
-        now = self._now_ms() // _MINUTE_MS
-        until = now - LATE_MINUTES
+        with self._lock:
+            self._refresh(self._now_ms() // _MINUTE_MS - LATE_MINUTES)
+            if time.monotonic() - self._saved >= _SAVE_SECONDS:
+                self._save()
+
+    def save(self) -> None:
+        """Write down what is known; a failure is told, and costs a restart its memory only."""
+        with self._lock:
+            self._save()
+
+    def _refresh(self, until: int) -> None:
         if self._watched is None:
             self._watched = self._begin(until)
         watched = self._watched
@@ -144,11 +155,8 @@ class LeakWatch:
             watched.next_minute = upto
             watched.containers.forget_gone(upto)
         self._found = leaks(watched)
-        if time.monotonic() - self._saved >= _SAVE_SECONDS:
-            self.save()
 
-    def save(self) -> None:
-        """Write down what is known; a failure is told, and costs a restart its memory only."""
+    def _save(self) -> None:
         self._saved = time.monotonic()
         if self._path is None or self._watched is None:
             return
