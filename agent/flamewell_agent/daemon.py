@@ -35,7 +35,7 @@ from flamewell_agent.model import (
 from flamewell_agent.samplers.memory import memory_profiles
 from flamewell_agent.sampling import PythonSampling, Room
 from flamewell_agent.stages import Policy, Stages
-from flamewell_wire.profile_types import LIVE_BYTES, LIVE_OBJECTS
+from flamewell_wire.profile_types import GROWTH, LIVE_BYTES, LIVE_OBJECTS
 
 log = logging.getLogger(__name__)
 
@@ -245,15 +245,21 @@ class Agent:
         return memory_profiles(readings, now)
 
     def _heap_profiles(self) -> list[Profile]:
-        """Tell censuses as profiles of live objects: what grows is seen over days."""
+        """Tell censuses as profiles: of live objects, and of what has grown between two."""
         now = time.time_ns()
         profiles = []
-        for process, census in self._stages.heap.drain():
-            resource = self._subject(process).resource
-            for kind, amount in ((LIVE_OBJECTS, "count"), (LIVE_BYTES, "size_bytes")):
-                told = tuple(((Frame(each.name),), getattr(each, amount)) for each in census.types)
-                profiles.append(Profile(resource, kind.id, now, 0, 1, told))
-        return profiles
+        for taken in self._stages.heap.drain():
+            resource, types = self._subject(taken.process).resource, taken.census.types
+            objects = tuple(((Frame(each.name),), each.count) for each in types)
+            sizes = tuple(((Frame(each.name),), each.size_bytes) for each in types)
+            grown = tuple(((Frame(each.name),), each.size_bytes) for each in taken.grown)
+            nanos = int(taken.seconds * 1e9)
+            profiles += [
+                Profile(resource, LIVE_OBJECTS.id, now, 0, 1, objects),
+                Profile(resource, LIVE_BYTES.id, now, 0, 1, sizes),
+                Profile(resource, GROWTH.id, now - nanos, nanos, 1, grown),
+            ]
+        return [each for each in profiles if each.samples]
 
     def _decide(
         self, processes: Sequence[Process], seconds: int, wanted: Mapping[ProcessKey, Wanted]

@@ -54,6 +54,23 @@ class HeapResult:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Two censuses of a process.
+
+    Attributes:
+        process: Whose.
+        census: The second.
+        grown: What is more than chance and has grown since the first, most bytes first.
+        seconds: Between the two.
+    """
+
+    process: Process
+    census: Census
+    grown: tuple[report.Growth, ...]
+    seconds: float
+
+
 class Purse:
     """CPU that is asked for by one thread, and given by the loop."""
 
@@ -123,7 +140,7 @@ class HeapCaptures:
         self._lock = threading.Lock()
         self._cpu_seconds = 0.0
         self._at_once_seconds = math.inf
-        self._taken: list[tuple[Process, Census]] = []
+        self._taken: list[Taken] = []
 
     def grant(self, allowance_seconds: float, *, at_once_seconds: float = math.inf) -> float:
         """Give CPU for a census, if one waits; see ``Purse.grant``.
@@ -140,7 +157,7 @@ class HeapCaptures:
         with self._lock:
             return self._cpu_seconds
 
-    def drain(self) -> list[tuple[Process, Census]]:
+    def drain(self) -> list[Taken]:
         """Give the censuses taken since the last call."""
         with self._lock:
             taken, self._taken = self._taken, []
@@ -168,8 +185,11 @@ class HeapCaptures:
             return HeapResult("refused", f"{name}: {error}")
         except AgentError as error:
             return HeapResult("failed", f"{name}: {error}")
+        grown = tuple(
+            each for each in report.growth(first, second) if each.is_sure and each.size_bytes > 0
+        )
         with self._lock:
-            self._taken.append((process, second))
+            self._taken.append(Taken(process, second, grown, passed))
         text = f"{name}\n\n{report.growth_table(first, second, passed)}\n{report.table(second)}"
         return HeapResult("done", name, text)
 
@@ -268,7 +288,7 @@ class NoHeap:
         """Have used nothing."""
         return 0.0
 
-    def drain(self) -> list[tuple[Process, Census]]:
+    def drain(self) -> list[Taken]:
         """Have taken nothing."""
         return []
 

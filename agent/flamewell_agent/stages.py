@@ -10,8 +10,7 @@ from typing import Protocol
 
 from flamewell_agent.discovery import Discovery
 from flamewell_agent.governor import Decision
-from flamewell_agent.heap.census import Census
-from flamewell_agent.heap_captures import NoHeap
+from flamewell_agent.heap_captures import NoHeap, Taken
 from flamewell_agent.metrics import AgentMetrics
 from flamewell_agent.model import (
     Coverage,
@@ -106,7 +105,7 @@ class Heap(Protocol):
         """Give what they have used so far."""
         ...
 
-    def drain(self) -> list[tuple[Process, Census]]:
+    def drain(self) -> list[Taken]:
         """Give those taken since the last call."""
         ...
 

@@ -12,12 +12,13 @@ from flask import Flask
 
 from flamewell_collector.allocator import keep_freed_memory
 from flamewell_collector.analysis.leaks.rule import CONFIRMED, Rule
+from flamewell_collector.analysis.top import top
 from flamewell_collector.config import CollectorConfig
 from flamewell_collector.dispatch import Dispatch
 from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
 from flamewell_collector.engine.spark import SparkEngine, SparkOptions
 from flamewell_collector.ingest import Ingest
-from flamewell_collector.investigation import Investigations
+from flamewell_collector.investigation import CENSUS_SECONDS, Growing, Investigations
 from flamewell_collector.jobs import Job, Jobs, MemoryGauges
 from flamewell_collector.leak_metrics import LeakGauges
 from flamewell_collector.leak_readings import TYPES
@@ -25,7 +26,7 @@ from flamewell_collector.leak_state import STATE_FILE
 from flamewell_collector.leaks import LeakWatch, Suspect
 from flamewell_collector.limits import Limits
 from flamewell_collector.metrics import CollectorMetrics, CounterSource, GaugeSource
-from flamewell_collector.model import Selection
+from flamewell_collector.model import Matcher, Selection
 from flamewell_collector.query import Query
 from flamewell_collector.service_nodes import ServiceNodes
 from flamewell_collector.serving import ServingOptions
@@ -48,13 +49,14 @@ from flamewell_collector.web.otlp import TENANT, otlp_blueprint
 from flamewell_collector.web.pages import pages_blueprint
 from flamewell_collector.web.pyroscope import pyroscope_blueprint
 from flamewell_collector.web.pyroscope_connect import connect_blueprint
-from flamewell_wire.profile_types import CPU
+from flamewell_wire.profile_types import CPU, GROWTH
 
 _MAINTAIN_SECONDS: Final = 5.0
 _MEMORY_GAUGES_SECONDS: Final = 30.0
 _CAPTURES_SECONDS: Final = 5.0
 _LEAKS_SECONDS: Final = 20.0
 _MINUTE_MS: Final = 60_000
+_GROWING_TYPES: Final = 5
 _SERVICE_NODES_SECONDS: Final = 60.0
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
@@ -95,9 +97,15 @@ class Watchers:
         if self.investigations is not None:
             self.investigations.look(self.leaks.found)
 
-    def capture_of(self, suspect: Suspect) -> str:
-        """Give the id of a suspect's census; empty without one."""
-        return "" if self.investigations is None else self.investigations.capture_of(suspect)
+    def growing_of(self, suspect: Suspect) -> tuple[Growing, ...]:
+        """Give the types that have grown in a suspect, most first."""
+        return () if self.investigations is None else self.investigations.growing_of(suspect)
+
+    def census_of(self, suspect: Suspect) -> tuple[str, tuple[Growing, ...]]:
+        """Give the id of a suspect's census, empty without one, and what it has found to grow."""
+        if self.investigations is None:
+            return "", ()
+        return self.investigations.capture_of(suspect), self.growing_of(suspect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +156,6 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
         memory = MemoryGauges(lambda: query.memory_readings(TENANT))
         metrics.registry.register(memory)
         leaks = make_leak_watch(config, query)
-        metrics.registry.register(LeakGauges(lambda: leaks.found, url=config.url))
         metrics.add_gauges(GaugeSource(lambda: store_gauges(storage.state)))
         metrics.registry.register(CounterSource(lambda: store_counters(storage.state)))
         maintain_seconds = min(_MAINTAIN_SECONDS, config.flush_seconds)
@@ -162,7 +169,10 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
             ),
             ServiceNodes(lambda: query.series(_profiled_lately(query.now_ms()))),
         )
-        watchers = Watchers(orders, leaks, _investigations(config, orders.dispatch))
+        watchers = Watchers(orders, leaks, _investigations(config, orders.dispatch, query))
+        metrics.registry.register(
+            LeakGauges(lambda: leaks.found, growing_of=watchers.growing_of, url=config.url)
+        )
         jobs = Jobs(
             (
                 Job("flush", maintain_seconds, storage.flush_if_due),
@@ -207,9 +217,7 @@ def create_app(
     for blueprint in (
         otlp_blueprint(ingest, metrics, limits=limits, path=config.ingest_path),
         api_blueprint(query, state=lambda: storage.state),
-        leaks_blueprint(
-            lambda: watchers.leaks.found, capture_of=watchers.capture_of, url=config.url
-        ),
+        leaks_blueprint(lambda: watchers.leaks.found, census_of=watchers.census_of, url=config.url),
         captures_blueprint(orders.dispatch),
         agents_blueprint(orders.dispatch, orders.nodes, poll_seconds=config.agent_poll_seconds),
         pyroscope_blueprint(query),
@@ -326,10 +334,24 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _investigations(config: CollectorConfig, dispatch: Dispatch) -> Investigations | None:
+def _investigations(
+    config: CollectorConfig, dispatch: Dispatch, query: Query
+) -> Investigations | None:
     if not config.investigate_leaks or config.read_only:
         return None
-    return Investigations(lambda who, wish: dispatch.create(TENANT, who, wish))
+
+    def grown(suspect: Suspect, since_ms: int) -> list[Growing]:
+        matchers = tuple(Matcher(name, "=", value) for name, value in suspect.labels.items())
+        selection = Selection(TENANT, GROWTH.id, matchers, since_ms, now_ms())
+        rows = top(query.merge_services(selection), limit=_GROWING_TYPES).rows
+        hourly = _HOUR_MS / 1_000 / CENSUS_SECONDS
+        return [Growing(row.function, round(row.self * hourly)) for row in rows if row.self > 0]
+
+    return Investigations(
+        lambda who, wish: dispatch.create(TENANT, who, wish),
+        lambda capture_id: dispatch.get(TENANT, capture_id),
+        grown,
+    )
 
 
 def _shared_options(config: CollectorConfig) -> SharedOptions:

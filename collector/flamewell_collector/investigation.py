@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from flamewell_collector.captures import Capture, Target, Wish
@@ -24,6 +24,26 @@ AGAIN_SECONDS: Final = 6 * 3_600
 Ask = Callable[[str, Wish], Capture]
 """Asks for a capture in somebody's name."""
 
+Look = Callable[[str], Capture]
+"""Gives a capture by its id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """A type of objects that has grown.
+
+    Attributes:
+        name: Of the type, with its module.
+        bytes_per_hour: Of small objects, as far as the census saw.
+    """
+
+    name: str
+    bytes_per_hour: int
+
+
+Grown = Callable[[Suspect, int], Sequence[Growing]]
+"""Gives what has grown in a suspect since a time in ms, most first."""
+
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -35,11 +55,15 @@ class Asked:
         capture_id: Of the capture.
         since: Minute from which on the verdict stands.
         minute: When it was asked for.
+        looked: Whether its result was looked at.
+        growing: What it has found to grow, most first.
     """
 
     capture_id: str
     since: int
     minute: int
+    looked: bool = False
+    growing: tuple[Growing, ...] = ()
 
 
 class Investigations:
@@ -47,16 +71,24 @@ class Investigations:
 
     Args:
         ask: Asks for a capture.
+        look: Gives it later on.
+        grown: Gives what it has brought.
     """
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, look: Look, grown: Grown) -> None:
         self._ask = ask
+        self._look = look
+        self._grown = grown
         self._asked: dict[Labels, Asked] = {}
 
     def look(self, found: Leaks) -> None:
-        """Take what was found; ask for what is new, the most urgent first."""
+        """Take what was found; see what has come, ask for what is new, the most urgent first."""
         suspects = {_key(each): each for each in found.suspects}
-        self._asked = {key: each for key, each in self._asked.items() if key in suspects}
+        self._asked = {
+            key: self._seen(suspects[key], each)
+            for key, each in self._asked.items()
+            if key in suspects
+        }
         begun = 0
         for key, suspect in suspects.items():
             if begun >= AT_ONCE:
@@ -71,6 +103,26 @@ class Investigations:
         asked = self._asked.get(_key(suspect))
         return "" if asked is None else asked.capture_id
 
+    def growing_of(self, suspect: Suspect) -> tuple[Growing, ...]:
+        """Give the types that a suspect's census has found to grow, most first."""
+        asked = self._asked.get(_key(suspect))
+        return () if asked is None else asked.growing
+
+    def _seen(self, suspect: Suspect, asked: Asked) -> Asked:
+        """Look at a census that has come to its end, once its profiles had time to arrive."""
+        if asked.looked:
+            return asked
+        try:
+            capture = self._look(asked.capture_id)
+            if capture.is_open or not capture.finished_ms:
+                return asked
+            growing = tuple(self._grown(suspect, capture.created_ms)) if _is_done(capture) else ()
+        except CollectorError as error:
+            log.warning("what a census has brought can't be read: %s", error)
+            return asked
+        # The batch with the profiles follows the word that it is done: empty is asked for again.
+        return replace(asked, looked=bool(growing) or not _is_done(capture), growing=growing)
+
     def _is_due(self, key: Labels, suspect: Suspect, minute: int) -> bool:
         asked = self._asked.get(key)
         if asked is None or asked.since != suspect.verdict.since:
@@ -84,7 +136,9 @@ class Investigations:
         except CollectorError as error:
             log.warning("no census could be asked for: %s", error)
             return
-        self._asked[key] = Asked(capture.capture_id, suspect.verdict.since, minute)
+        before = self._asked.get(key)
+        growing = () if before is None else before.growing
+        self._asked[key] = Asked(capture.capture_id, suspect.verdict.since, minute, growing=growing)
 
 
 def target_of(suspect: Suspect) -> Target:
@@ -100,6 +154,10 @@ def target_of(suspect: Suspect) -> Target:
         node=node,
         cluster=cluster,
     )
+
+
+def _is_done(capture: Capture) -> bool:
+    return capture.state == "done"
 
 
 def _can_be_counted(suspect: Suspect) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 from urllib.parse import urlencode
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from flamewell_collector.investigation import Growing
 from flamewell_collector.leaks import WORKLOAD_LABELS, Leaks, Suspect, WorkloadMemory
 from flamewell_wire.profile_types import PROCESS_ANON
 
@@ -45,9 +46,16 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[WorkloadMemory], float]], ...]] =
 class LeakGauges:
     """What was found last, at each scrape."""
 
-    def __init__(self, found: Callable[[], Leaks], *, url: str) -> None:
-        """Take what gives it, and where people reach this collector."""
+    def __init__(
+        self,
+        found: Callable[[], Leaks],
+        *,
+        growing_of: Callable[[Suspect], Sequence[Growing]],
+        url: str,
+    ) -> None:
+        """Take what gives it, what grows in a suspect, and where people reach this collector."""
         self._found = found
+        self._growing_of = growing_of
         self._url = url
 
     def describe(self) -> list[Metric]:
@@ -73,7 +81,8 @@ class LeakGauges:
         for each in shown:
             if each.worst is not None and each.worst.verdict.tier == "confirmed":
                 pod = each.worst.labels.get("pod", "")
-                family.add_metric((*each.labels, pod, "", "", link(self._url, each.worst)), 1)
+                frame = next((one.name for one in self._growing_of(each.worst)), "")
+                family.add_metric((*each.labels, pod, frame, "", link(self._url, each.worst)), 1)
         return family
 
 

@@ -51,6 +51,7 @@ class Leak:
     seconds_to_limit: int | None
     explanation: str
     heap_capture: str
+    growing: tuple[tuple[str, int], ...]
 
 
 def add_leaks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -107,7 +108,11 @@ def parse_leaks(answer: Any) -> list[Leak]:
                 growth_bytes_per_hour=int(row["growth_bytes_per_hour"]),
                 seconds_to_limit=row["seconds_to_limit"],
                 explanation=str(row["explanation"]),
-                heap_capture=str(row["heap_capture"]),
+                heap_capture=str(row.get("heap_capture", "")),
+                growing=tuple(
+                    (str(each["type"]), int(each["bytes_per_hour"]))
+                    for each in row.get("growing", ())
+                ),
             )
             for row in answer["leaks"]
         ]
@@ -141,8 +146,11 @@ def _print_leaks(leaks: list[Leak], answer: Any, args: argparse.Namespace) -> No
     print()
     for each in leaks:
         print(f"{paint(harmless(each.service_name), '1', terminal)}: {harmless(each.explanation)}")
+        if each.growing:
+            told = (f"{harmless(name)} +{amount(size, 'bytes')}/h" for name, size in each.growing)
+            print(f"  objects that grow: {', '.join(told)}")
         if each.heap_capture:
-            print(f"  what grows in it: flamewell capture show {harmless(each.heap_capture)}")
+            print(f"  its heap: flamewell capture show {harmless(each.heap_capture)}")
 
 
 def _row(leak: Leak) -> tuple[str, ...]:

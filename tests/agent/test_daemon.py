@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -22,6 +23,10 @@ from flamewell_agent.capture_windows import NoOrders
 from flamewell_agent.cpu_clock import process_cpu_nanos
 from flamewell_agent.daemon import Agent
 from flamewell_agent.discovery import Discovery
+from flamewell_agent.heap.census import Census
+from flamewell_agent.heap.estimates import Sample, TypeCount
+from flamewell_agent.heap.report import Growth
+from flamewell_agent.heap_captures import NoHeap, Taken
 from flamewell_agent.metrics import AgentMetrics
 from flamewell_agent.model import (
     NOT_LOOKED_AT,
@@ -40,7 +45,7 @@ from flamewell_agent.samplers.pyspy import PySpy, find_py_spy
 from flamewell_agent.sampling import Rules
 from flamewell_agent.stages import Policy, Stages
 from flamewell_wire.attributes import UNSAMPLED_FRAME
-from flamewell_wire.profile_types import CPU, PROCESS_ANON
+from flamewell_wire.profile_types import CPU, GROWTH, LIVE_BYTES, LIVE_OBJECTS, PROCESS_ANON
 
 PROC = Path("/proc")
 STACK = (Frame("work", "w.py", 1),)
@@ -152,7 +157,7 @@ class Scans(Discovery):
 class Setting:
     """An agent whose windows are on paper."""
 
-    def __init__(self, *, python=None, discovery=None) -> None:
+    def __init__(self, *, python=None, discovery=None, heap=None) -> None:
         self.discovery = discovery or Scans()
         self.python = python or Windows()
         self.outbox = Outbox()
@@ -167,6 +172,7 @@ class Setting:
             NoOrders(),
             self.outbox,
             self.metrics,
+            heap or NoHeap(),
         )
         self.policy = Policy(
             "agent-1", 1, 0.5, os.cpu_count() or 1, 1 << 40, Rules(97, 60.0, 0.001)
@@ -452,3 +458,50 @@ def test_a_process_that_nobody_has_looked_at_yet_is_not_named(burner):
     line = setting.cycle()[pid]
     assert (line.state, line.reason) == ("skipped", NOT_LOOKED_AT)
     assert setting.identity.known == {}
+
+
+class Counted(NoHeap):
+    """Has counted one heap, and asks for CPU."""
+
+    def __init__(self, process: Process) -> None:
+        types = (TypeCount("shop.Cart", 30, 3_000, 2), TypeCount("dict", 9, 900, 0))
+        sample = Sample(frozenset(), {}, 1)
+        census = Census(types, 4, 4, 4 << 14, 3_900, 0.5, 1 << 20, sample)
+        self.taken = [Taken(process, census, (Growth("shop.Cart", 5, 500, 1),), 2.0)]
+        self.allowed: list[tuple[float, float]] = []
+
+    def grant(self, allowance_seconds: float, *, at_once_seconds: float = math.inf) -> float:
+        self.allowed.append((allowance_seconds, at_once_seconds))
+        return allowance_seconds
+
+    def cpu_seconds(self) -> float:
+        return 0.01
+
+    def drain(self) -> list[Taken]:
+        taken, self.taken = self.taken, []
+        return taken
+
+
+def test_a_census_becomes_profiles_and_windows_wait_for_it():
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            process = next(each for each in Discovery(PROC).scan() if each.key.pid == busy.pid)
+            heap = Counted(process)
+            setting = Setting(heap=heap)
+            setting.discovery.only = {busy.pid}
+            setting.cycle()
+            setting.cycle()
+        finally:
+            busy.kill()
+    told = {
+        each.type_id: (each, {stack[0].function: value for stack, value in each.samples})
+        for each in setting.told
+        if each.type_id in {LIVE_OBJECTS.id, LIVE_BYTES.id, GROWTH.id}
+    }
+    assert told[LIVE_OBJECTS.id][1] == {"shop.Cart": 30, "dict": 9}
+    assert told[LIVE_BYTES.id][1] == {"shop.Cart": 3_000, "dict": 900}
+    assert told[GROWTH.id][1] == {"shop.Cart": 500}
+    assert told[GROWTH.id][0].duration_nanos == 2_000_000_000
+    # All that there was has been saved up for the census: nobody was sampled.
+    assert all(0 < each <= at_once for each, at_once in heap.allowed[1:])
+    assert setting.python.orders == [[], []]

@@ -65,8 +65,11 @@ def test_an_order_is_carried_out(target: int) -> None:
     assert "  __main__.Payment" in all_types
     assert sum(each > 0 for each in spoken_for) == 2
     assert 0 < heap.cpu_seconds() < sum(spoken_for)
-    ((process, census),) = heap.drain()
-    assert process.key.pid == target
+    (taken,) = heap.drain()
+    assert taken.process.key.pid == target
+    assert taken.grown[0].name == "__main__.Slotted"
+    assert taken.seconds >= 1
+    census = taken.census
     assert {"__main__.Payment", "__main__.Slotted"} <= {each.name for each in census.types}
     assert heap.drain() == []
 

@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from collector.batches import P, batch
 from collector.leaking_shop import HOURS, LEAKY, LIMIT, MIB, MINUTE, Shop, served
 
 from flamewell.cli import main as flamewell
+from flamewell.client import Client
 from flamewell_collector import cli, leak_state
 from flamewell_collector.analysis.leaks.detector import Detector
 from flamewell_collector.app import Collector, now_ms, running_collector
-from flamewell_collector.captures import Capture, Target, Wish
+from flamewell_collector.captures import Capture, Report, Target, Wish
 from flamewell_collector.errors import Conflict, StorageError
-from flamewell_collector.investigation import Investigations
+from flamewell_collector.investigation import Growing, Investigations
 from flamewell_collector.leak_metrics import LeakGauges
 from flamewell_collector.leak_readings import TYPES
 from flamewell_collector.leaks import LeakWatch, Suspect
+from flamewell_wire.profile_types import GROWTH
 
 
 @pytest.fixture(scope="module")
@@ -178,14 +181,77 @@ def test_containers_that_are_gone_are_forgotten(collector: Collector) -> None:
 
 def test_metrics_are_bounded(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flamewell_collector.leak_metrics.MAX_WORKLOADS", 1)
-    gauges = LeakGauges(lambda: collector.leaks.found, url="http://x")
+    gauges = LeakGauges(
+        lambda: collector.leaks.found,
+        growing_of=lambda _suspect: [Growing("shop.Cart", 7)],
+        url="http://x",
+    )
     counts = {each.name: len(each.samples) for each in gauges.collect()}
     assert set(counts.values()) == {1}
     (info,) = next(each.samples for each in gauges.collect() if each.name.endswith("info"))
-    assert info.labels["workload"] == "payments"
+    assert (info.labels["workload"], info.labels["frame"]) == ("payments", "shop.Cart")
+
+
+def waiting(capture_id: str) -> Capture:
+    return Capture(capture_id, "default", "me", Wish(Target(), "heap", 60, 0), 0)
 
 
 class TestInvestigation:
+    def test_what_a_census_has_found_is_told(self, collector: Collector) -> None:
+        found = collector.leaks.found
+        (suspect,) = found.suspects
+        states = ["waiting", "done", "done"]
+        grown: list[list[Growing]] = [[], [Growing("shop.Cart", 9), Growing("dict", 4)]]
+
+        def look(capture_id: str) -> Capture:
+            state: Any = states.pop(0)
+            return replace(waiting(capture_id), state=state, finished_ms=state == "done")
+
+        looking = Investigations(
+            lambda _who, _wish: waiting("id"), look, lambda _suspect, _since: grown.pop(0)
+        )
+        for _ in range(5):
+            assert looking.growing_of(suspect) == ()
+            looking.look(found)
+            if not states:
+                break
+        assert [each.name for each in looking.growing_of(suspect)] == ["shop.Cart", "dict"]
+        looking.look(found)
+        assert not states
+
+    def test_a_census_that_was_refused_is_not_looked_at_again(self, collector: Collector) -> None:
+        found, looks = collector.leaks.found, []
+
+        def look(capture_id: str) -> Capture:
+            looks.append(capture_id)
+            return replace(waiting(capture_id), state="refused", finished_ms=1)
+
+        looking = Investigations(lambda _who, _wish: waiting("id"), look, lambda *_: [])
+        for _ in range(4):
+            looking.look(found)
+        assert looks == ["id"]
+
+    def test_growth_is_read_from_the_store(self, collector: Collector) -> None:
+        (suspect,) = collector.leaks.found.suspects
+        collector.watchers.refresh_leaks()
+        capture_id = collector.watchers.census_of(suspect)[0]
+        dispatch = collector.orders.dispatch
+        grown = P(
+            suspect.labels, now_ms(), {"shop.Cart": 3 * MIB, "dict": MIB}, GROWTH.id,
+            duration_ms=60_000,
+        )  # fmt: skip
+        collector.storage.append(batch([grown], batch_id="grown"))
+        for state in ("accepted", "done"):
+            dispatch.report("default", capture_id, Report("n1", "a", state, cluster="eu"))
+        collector.watchers.refresh_leaks()
+        (leak,) = ask(collector)["leaks"]
+        assert leak["growing"] == [
+            {"type": "shop.Cart", "bytes_per_hour": 180 * MIB},
+            {"type": "dict", "bytes_per_hour": 60 * MIB},
+        ]
+        metrics = collector.app.test_client().get("/metrics").text
+        assert 'frame="shop.Cart"' in metrics
+
     def test_the_agent_of_a_suspect_is_asked_for_a_census(self, collector: Collector) -> None:
         asked: list[Any] = []
 
@@ -194,7 +260,7 @@ class TestInvestigation:
             return Capture(f"id{len(asked)}", "default", who, wish, 0)
 
         found = collector.leaks.found
-        looking = Investigations(ask)
+        looking = Investigations(ask, waiting, lambda _suspect, _since: [])
         looking.look(found)
         looking.look(found)
         pod = Target(namespace="shop", pod="payments-1", container="app", cluster="eu", node="n1")
@@ -222,7 +288,7 @@ class TestInvestigation:
 
         many = tuple(like(pod="", service_name=f"s{each}") for each in range(9))
         found = replace(collector.leaks.found, suspects=(like(runtime="go"), *many))
-        looking = Investigations(ask)
+        looking = Investigations(ask, waiting, lambda _suspect, _since: [])
         looking.look(found)
         assert [each.target.service for each in asked] == ["s0", "s1", "s2", "s3"]
         looking.look(found)
@@ -247,14 +313,25 @@ class TestCommands:
     def test_leaks(self, collector: Collector, capsys: pytest.CaptureFixture[str]) -> None:
         collector.watchers.refresh_leaks()
         assert flamewell(["leaks"]) == 0
-        head, row, _, why, census = capsys.readouterr().out.splitlines()
+        # What other tests have found to grow stands between the two.
+        head, row, _, why, *_, census = capsys.readouterr().out.splitlines()
         assert head.split() == [
             "SERVICE", "CONTAINER", "TIER", "SINCE", "MEMORY", "LIMIT", "AN", "HOUR", "FULL", "IN",
         ]  # fmt: skip
         assert row.split()[:3] == ["payments", "shop/payments-1/app", "confirmed"]
         assert "1.17 GiB" in row
         assert why.startswith("payments: memory grew steadily by")
-        assert re.fullmatch(r"  what grows in it: flamewell capture show [0-9a-f]{16}", census)
+        assert re.fullmatch(r"  its heap: flamewell capture show [0-9a-f]{16}", census)
+
+    def test_objects_that_grow_are_shown(
+        self, collector: Collector, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    ) -> None:
+        growing = [{"type": "shop.Cart", "bytes_per_hour": 180 * MIB}]
+        told = ask(collector)
+        told["leaks"][0]["growing"] = growing
+        monkeypatch.setattr(Client, "get_json", lambda *_: told)
+        assert flamewell(["leaks"]) == 0
+        assert "  objects that grow: shop.Cart +180 MiB/h" in capsys.readouterr().out
 
     @pytest.mark.usefixtures("serving")
     def test_scripts_can_ask(self, capsys: pytest.CaptureFixture[str]) -> None:

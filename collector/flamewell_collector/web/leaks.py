@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from flask import Blueprint, Response, request
@@ -12,6 +12,7 @@ from flamewell_collector.analysis.leaks.detector import TIERS
 from flamewell_collector.analysis.leaks.trend import BINS
 from flamewell_collector.analysis.leaks.wording import explain
 from flamewell_collector.errors import QueryError
+from flamewell_collector.investigation import Growing
 from flamewell_collector.leak_metrics import link
 from flamewell_collector.leaks import Leaks, Suspect
 from flamewell_collector.web.answers import json_answer
@@ -19,14 +20,15 @@ from flamewell_collector.web.answers import json_answer
 _MINUTE_MS: Final = 60_000
 
 
-def leaks_blueprint(
-    found: Callable[[], Leaks], *, capture_of: Callable[[Suspect], str], url: str
-) -> Blueprint:
+CensusOf = Callable[[Suspect], tuple[str, Sequence[Growing]]]
+
+
+def leaks_blueprint(found: Callable[[], Leaks], *, census_of: CensusOf, url: str) -> Blueprint:
     """Make the door.
 
     Args:
         found: Gives what was found last.
-        capture_of: Gives the id of a suspect's census; empty without one.
+        census_of: Gives the id of a suspect's census, empty without one, and what grows.
         url: Where people reach this collector, for links.
     """
     blueprint = Blueprint("leaks", __name__, url_prefix="/api/v1")
@@ -34,7 +36,7 @@ def leaks_blueprint(
     @blueprint.get("/leaks")
     def leaks() -> Response:
         tier, service = request.args.get("tier", ""), request.args.get("service", "")
-        told = answer(found(), tier=tier, service=service, url=url, capture_of=capture_of)
+        told = answer(found(), tier=tier, service=service, url=url, census_of=census_of)
         return json_answer(told)
 
     return blueprint
@@ -46,7 +48,7 @@ def answer(
     tier: str = "",
     service: str = "",
     url: str = "",
-    capture_of: Callable[[Suspect], str] = lambda _suspect: "",
+    census_of: CensusOf = lambda _suspect: ("", ()),
 ) -> dict[str, Any]:
     """Give the suspects, the surest and soonest first.
 
@@ -55,7 +57,7 @@ def answer(
         tier: Only those of this tier; empty for all.
         service: Only those of this service; empty for all.
         url: Where people reach this collector, for links.
-        capture_of: Gives the id of a suspect's census; empty without one.
+        census_of: Gives the id of a suspect's census, empty without one, and what grows.
 
     Raises:
         QueryError: There is no such tier, or the service's name can't be one.
@@ -68,7 +70,7 @@ def answer(
         "until_ms": (found.minute + 1) * _MINUTE_MS,
         "containers": found.containers,
         "leaks": [
-            {**_leak(each, url), "heap_capture": capture_of(each)}
+            {**_leak(each, url), **_census(census_of(each))}
             for each in found.suspects
             if tier in ("", each.verdict.tier)
             and service in ("", each.labels.get("service_name", ""))
@@ -110,6 +112,14 @@ def _leak(suspect: Suspect, url: str) -> dict[str, Any]:
             "full_in_a_row": evidence.full_in_a_row,
         },
         "url": link(url, suspect),
+    }
+
+
+def _census(found: tuple[str, Sequence[Growing]]) -> dict[str, Any]:
+    capture_id, growing = found
+    return {
+        "heap_capture": capture_id,
+        "growing": [{"type": each.name, "bytes_per_hour": each.bytes_per_hour} for each in growing],
     }
 
 

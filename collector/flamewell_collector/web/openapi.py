@@ -192,6 +192,7 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
                 ),
                 url=_TEXT,
                 heap_capture=_TEXT,
+                growing=_array(_object(type=_TEXT, bytes_per_hour=_INTEGER)),
             )
         ),
     ),
