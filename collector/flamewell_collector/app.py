@@ -49,6 +49,7 @@ from flamewell_collector.web.otlp import TENANT, otlp_blueprint
 from flamewell_collector.web.pages import pages_blueprint
 from flamewell_collector.web.pyroscope import pyroscope_blueprint
 from flamewell_collector.web.pyroscope_connect import connect_blueprint
+from flamewell_wire.attributes import OTHER_BLOCKS_FRAME
 from flamewell_wire.profile_types import CPU, GROWTH
 
 _MAINTAIN_SECONDS: Final = 5.0
@@ -345,7 +346,11 @@ def _investigations(
         selection = Selection(TENANT, GROWTH.id, matchers, since_ms, now_ms())
         rows = top(query.merge_services(selection), limit=_GROWING_TYPES).rows
         hourly = _HOUR_MS / 1_000 / CENSUS_SECONDS
-        return [Growing(row.function, round(row.self * hourly)) for row in rows if row.self > 0]
+        return [
+            Growing(row.function, round(row.self * hourly))
+            for row in rows
+            if row.self > 0 and row.function != OTHER_BLOCKS_FRAME
+        ]
 
     return Investigations(
         lambda who, wish: dispatch.create(TENANT, who, wish),

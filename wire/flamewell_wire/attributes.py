@@ -49,6 +49,9 @@ NATIVE_FRAME = "[no GIL / native]"
 UNSAMPLED_FRAME = "[not sampled]"
 """CPU time of a Python process for which there was no window to tell the stacks."""
 
+OTHER_BLOCKS_FRAME = "(other blocks)"
+"""Small blocks of a Python heap that are no objects: tables of small dicts and lists, say."""
+
 EXTRAPOLATED_LABEL = "extrapolated"
 """Series label, ``true`` where stacks of earlier windows stand in for CPU time without a window."""
 

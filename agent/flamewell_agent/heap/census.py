@@ -25,14 +25,13 @@ from flamewell_agent.heap.pools import (
 )
 from flamewell_agent.heap.remote_memory import RemoteMemory
 from flamewell_agent.heap.types import Types
+from flamewell_wire.attributes import OTHER_BLOCKS_FRAME
 
 VERSIONS = ((3, 8), (3, 14))
 """First and last CPython whose pools and types are known to be as they are read here."""
 POOLS_AT_ONCE = 1_000
 HEADERS_AT_MOST = 400_000
 """6 GiB of pools, or 1.6 of the smaller ones of 3.8 and 3.9; beyond, every n-th is looked at."""
-OTHER = "(other blocks)"
-"""Blocks of pools that are no objects: tables of small dicts and lists, and the like."""
 _LEADS = (0, 2, 4)
 _VERSION_PARTS = 2
 _DEBUG_BYTES = 0xFDFDFDFDFDFDFD
@@ -241,7 +240,7 @@ def _count(
             told = map(known.get, column)
             found = [one or other for one, other in zip(found, told, strict=True)]
     used = [number not in free for number in range(pool.blocks)] if free else [True] * pool.blocks
-    return Counter(each or OTHER for each in compress(found, used))
+    return Counter(each or OTHER_BLOCKS_FRAME for each in compress(found, used))
 
 
 def _refuse_debug(blocks: Sequence[tuple[Pool, memoryview, set[int]]]) -> None:
@@ -260,7 +259,7 @@ def _refuse_debug(blocks: Sequence[tuple[Pool, memoryview, set[int]]]) -> None:
 
 def _refuse_nonsense(counted: _Counted) -> None:
     total = sum(sum(each.values()) for each in counted.values())
-    other = sum(each[OTHER] for each in counted.values())
+    other = sum(each[OTHER_BLOCKS_FRAME] for each in counted.values())
     if total and total - other < _CREDIBLE_SHARE * total:
         raise HeapRefusedError(
             f"only {total - other} of {total} blocks look like objects: this build is not known"

@@ -13,7 +13,7 @@ class TypeCount:
     """One type.
 
     Attributes:
-        name: ``tp_name``, or ``census.OTHER``.
+        name: ``tp_name``, or ``OTHER_BLOCKS_FRAME``.
         count: Objects, estimated.
         size_bytes: Of their blocks, estimated.
         count_error: Standard error of the count: 0 where all pools were read.

@@ -18,8 +18,9 @@ from agent.conftest import INTERPRETERS, TARGETS, Spawn
 from flamewell_agent.cli import main
 from flamewell_agent.errors import HeapRefusedError, ProcessGoneError
 from flamewell_agent.heap import report
-from flamewell_agent.heap.census import OTHER, parse_version, take_census
+from flamewell_agent.heap.census import parse_version, take_census
 from flamewell_agent.heap.remote_memory import RemoteMemory
+from flamewell_wire.attributes import OTHER_BLOCKS_FRAME
 
 TARGET = str(TARGETS / "heap_of_known_objects.py")
 COUNTS = {
@@ -61,7 +62,7 @@ def test_a_full_census_is_exact(target: Callable[..., int], version: str) -> Non
     assert total == pytest.approx(census.used_bytes, rel=0.001)
     assert census.pools == census.pools_read
     assert 0.8 < census.occupancy <= 1
-    assert found[OTHER].size_bytes < 0.6 * total
+    assert found[OTHER_BLOCKS_FRAME].size_bytes < 0.6 * total
 
 
 @pytest.mark.interpreters
