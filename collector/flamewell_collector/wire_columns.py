@@ -21,6 +21,8 @@ UInt64s = npt.NDArray[np.uint64]
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _MORE = 128
+_LARGEST_KEY, _KEY_BYTES = np.uint64(0xFFFFFFFF), 5
+"""Of a field's number and wire type: 32 bits, as every parser of protobuf reads them."""
 _LOW = np.uint64(127)
 _VARINT_BYTES = 10
 _PADDING = bytes(16)
@@ -106,7 +108,10 @@ class Records:
         if first < _MORE and (tags == tags[0]).all():
             # One writer writes its messages alike: most rounds read one field of all of them.
             return self._read(first, record, at + 1, end, found)
-        keys, at = read_varints(self.data, at, end)
+        begin = at
+        keys, at = read_varints(self.data, begin, end)
+        if (keys > _LARGEST_KEY).any() or (at - begin > _KEY_BYTES).any():
+            raise Malformed("a field's number is beyond what there can be")
         following = np.empty_like(at)
         for key in np.unique(keys).tolist():
             chosen = np.flatnonzero(keys == np.uint64(key))
