@@ -16,6 +16,7 @@ from pathlib import Path
 
 from flamewell_agent import __version__, checks, heap_command, once, targets
 from flamewell_agent.app import problem_of, run_agent, stop_on_signals
+from flamewell_agent.arguments import positive
 from flamewell_agent.config import ENVIRONMENT_PREFIX, AgentConfig, load_config
 from flamewell_agent.errors import AgentError, ConfigError
 from flamewell_agent.model import SamplingOptions
@@ -25,7 +26,7 @@ from flamewell_settings import add_flags, logs, render
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _CPU_SECONDS = 0.5
-_RATE_AT_MOST, _DIGITS = 1_000, 9
+_RATE_AT_MOST = 1_000
 _EXAMPLES = f"""\
 Examples:
   flamewell-agent run --collector-url http://collector:4040
@@ -236,7 +237,7 @@ def _add_once(parser: argparse.ArgumentParser) -> None:
         "--service", default="", metavar="NAME", help="a service, by the name that targets shows"
     )
     parser.add_argument(
-        "--seconds", type=_positive, default=10, help="how long to sample (default: 10)"
+        "--seconds", type=positive, default=10, help="how long to sample (default: 10)"
     )
     parser.add_argument(
         "--rate",
@@ -308,14 +309,8 @@ def _write(path: Path, text: str) -> None:
         raise AgentError(f"the output cannot be written: {error}") from error
 
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text[:_DIGITS]) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return int(text[:_DIGITS])
-
-
 def _rate(text: str) -> int:
-    value = _positive(text)
+    value = positive(text)
     if value > _RATE_AT_MOST:
         raise argparse.ArgumentTypeError(f"{text} is more than {_RATE_AT_MOST}")
     return value

@@ -271,10 +271,9 @@ class Agent:
         allowance = self._budget.allowance(
             seconds, self._loop_cpu_per_second * seconds, self._go_cpu_per_second
         )
-        a_minute = self._policy.overhead_budget * self._policy.cores * governor.HORIZONS_SECONDS[0]
-        allowance -= self._stages.heap.grant(
-            allowance, at_once_seconds=HEAP_SHARE * (a_minute - self._loop_cpu_per_second * 60)
-        )
+        left = self._policy.overhead_budget * self._policy.cores - self._loop_cpu_per_second
+        minute, _ = governor.HORIZONS_SECONDS
+        allowance -= self._stages.heap.grant(allowance, at_once_seconds=HEAP_SHARE * left * minute)
         room = Room(seconds, allowance, max(0, ceiling - own_memory))
         return self._sampling.decide(
             processes,

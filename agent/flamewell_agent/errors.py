@@ -7,7 +7,7 @@ AgentError                      the agent or one of its commands cannot go on
 ├── SamplerError                py-spy is not there or does not run
 ├── ProcessGoneError            the process ended while it was looked at: expected, never logged
 ├── ProcessUnreadableError      /proc refuses: another user's process, hidepid, yama
-├── HeapRefusedError             a heap can't be counted rightly: refused rather than guessed
+├── HeapRefusedError            a heap can't be counted rightly: refused rather than guessed
 ├── LookHungError               an executable does not answer: its file server is gone
 ├── OrderError                  a collector gave no usable answer to a poll for orders
 ├── EndpointError               a pprof endpoint did not answer as it should

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -291,6 +291,3 @@ class NoHeap:
     def drain(self) -> list[Taken]:
         """Have taken nothing."""
         return []
-
-
-HeapRunner = Callable[[Sequence[Process], int, threading.Event], HeapResult]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from flamewell_agent import once
+from flamewell_agent.arguments import positive
 from flamewell_agent.config import AgentConfig
 from flamewell_agent.heap import report
 from flamewell_agent.heap.census import POOLS_AT_ONCE, Census, parse_version, take_census
@@ -19,17 +20,17 @@ from flamewell_agent.model import Process
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("pid", type=_positive, metavar="PID", help="of a CPython process")
+    parser.add_argument("pid", type=positive, metavar="PID", help="of a CPython process")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
-        "--pools", type=_positive, default=POOLS_AT_ONCE, metavar="N",
+        "--pools", type=positive, default=POOLS_AT_ONCE, metavar="N",
         help=f"pools to look into, drawn at random; errors are stated (default: {POOLS_AT_ONCE})",
     )  # fmt: skip
     how.add_argument(
         "--full", action="store_true", help="look into all: some 6 s of CPU a GiB instead of 0.4"
     )
     parser.add_argument(
-        "--again", type=_positive, metavar="SECONDS",
+        "--again", type=positive, metavar="SECONDS",
         help="count once more after so long, and show what has grown",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="all types as one JSON object")
@@ -81,9 +82,3 @@ def _print(census: Census, before: tuple[Census, float] | None, flags: argparse.
         sys.stdout.write(report.table(census))
     else:
         sys.stdout.write(report.growth_table(before[0], census, before[1]))
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not int(text[:9]) > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return int(text[:9])

@@ -12,13 +12,12 @@ from flask import Flask
 
 from flamewell_collector.allocator import keep_freed_memory
 from flamewell_collector.analysis.leaks.rule import CONFIRMED, Rule
-from flamewell_collector.analysis.top import top
 from flamewell_collector.config import CollectorConfig
 from flamewell_collector.dispatch import Dispatch
 from flamewell_collector.engine.duckdb import DuckDBEngine, EngineOptions
 from flamewell_collector.engine.spark import SparkEngine, SparkOptions
 from flamewell_collector.ingest import Ingest
-from flamewell_collector.investigation import CENSUS_SECONDS, Growing, Investigations
+from flamewell_collector.investigation import Growing, Investigations, growing_types
 from flamewell_collector.jobs import Job, Jobs, MemoryGauges
 from flamewell_collector.leak_metrics import LeakGauges
 from flamewell_collector.leak_readings import TYPES
@@ -26,7 +25,7 @@ from flamewell_collector.leak_state import STATE_FILE
 from flamewell_collector.leaks import LeakWatch, Suspect
 from flamewell_collector.limits import Limits
 from flamewell_collector.metrics import CollectorMetrics, CounterSource, GaugeSource
-from flamewell_collector.model import Matcher, Selection
+from flamewell_collector.model import Selection
 from flamewell_collector.query import Query
 from flamewell_collector.service_nodes import ServiceNodes
 from flamewell_collector.serving import ServingOptions
@@ -49,15 +48,13 @@ from flamewell_collector.web.otlp import TENANT, otlp_blueprint
 from flamewell_collector.web.pages import pages_blueprint
 from flamewell_collector.web.pyroscope import pyroscope_blueprint
 from flamewell_collector.web.pyroscope_connect import connect_blueprint
-from flamewell_wire.attributes import OTHER_BLOCKS_FRAME
-from flamewell_wire.profile_types import CPU, GROWTH
+from flamewell_wire.profile_types import CPU
 
 _MAINTAIN_SECONDS: Final = 5.0
 _MEMORY_GAUGES_SECONDS: Final = 30.0
 _CAPTURES_SECONDS: Final = 5.0
 _LEAKS_SECONDS: Final = 20.0
 _MINUTE_MS: Final = 60_000
-_GROWING_TYPES: Final = 5
 _SERVICE_NODES_SECONDS: Final = 60.0
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
@@ -85,28 +82,25 @@ class Watchers:
     Attributes:
         orders: What agents ask for.
         leaks: Which containers leak memory.
-        investigations: What is asked about those; None where that is switched off.
+        investigations: What is asked about those.
+        investigates: Whether anything is.
     """
 
     orders: Orders
     leaks: LeakWatch
-    investigations: Investigations | None
+    investigations: Investigations
+    investigates: bool
 
     def refresh_leaks(self) -> None:
         """Take in what was read of memory, and look into what is suspected."""
         self.leaks.refresh()
-        if self.investigations is not None:
+        if self.investigates:
             self.investigations.look(self.leaks.found)
-
-    def growing_of(self, suspect: Suspect) -> tuple[Growing, ...]:
-        """Give the types that have grown in a suspect, most first."""
-        return () if self.investigations is None else self.investigations.growing_of(suspect)
 
     def census_of(self, suspect: Suspect) -> tuple[str, tuple[Growing, ...]]:
         """Give the id of a suspect's census, empty without one, and what it has found to grow."""
-        if self.investigations is None:
-            return "", ()
-        return self.investigations.capture_of(suspect), self.growing_of(suspect)
+        known = self.investigations
+        return known.capture_of(suspect), known.growing_of(suspect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,18 +155,11 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
         metrics.registry.register(CounterSource(lambda: store_counters(storage.state)))
         maintain_seconds = min(_MAINTAIN_SECONDS, config.flush_seconds)
         captures = CaptureStore(config.data_path / CAPTURES_FILE)
-        orders = Orders(
-            Dispatch(
-                captures,
-                allow_tracing=config.allow_tracing_captures,
-                clock=now_ms,
-                count=lambda kind, result: metrics.captures.labels(kind, result).inc(),
-            ),
-            ServiceNodes(lambda: query.series(_profiled_lately(query.now_ms()))),
-        )
-        watchers = Watchers(orders, leaks, _investigations(config, orders.dispatch, query))
+        orders = _make_orders(config, captures, query, metrics)
+        watchers = _make_watchers(config, orders, leaks, query)
+        growing_of = watchers.investigations.growing_of
         metrics.registry.register(
-            LeakGauges(lambda: leaks.found, growing_of=watchers.growing_of, url=config.url)
+            LeakGauges(lambda: leaks.found, growing_of=growing_of, url=config.url)
         )
         jobs = Jobs(
             (
@@ -198,6 +185,31 @@ def running_collector(config: CollectorConfig) -> Iterator[Collector]:
             engine.close()
     finally:
         storage.close()
+
+
+def _make_orders(
+    config: CollectorConfig, captures: CaptureStore, query: Query, metrics: CollectorMetrics
+) -> Orders:
+    dispatch = Dispatch(
+        captures,
+        allow_tracing=config.allow_tracing_captures,
+        clock=now_ms,
+        count=lambda kind, result: metrics.captures.labels(kind, result).inc(),
+    )
+    nodes = ServiceNodes(lambda: query.series(_profiled_lately(query.now_ms())))
+    return Orders(dispatch, nodes)
+
+
+def _make_watchers(
+    config: CollectorConfig, orders: Orders, leaks: LeakWatch, query: Query
+) -> Watchers:
+    investigations = Investigations(
+        lambda who, wish: orders.dispatch.create(TENANT, who, wish),
+        lambda capture_id: orders.dispatch.get(TENANT, capture_id),
+        lambda suspect, since_ms: growing_types(query, TENANT, suspect, since_ms),
+    )
+    investigates = config.investigate_leaks and not config.read_only
+    return Watchers(orders, leaks, investigations, investigates)
 
 
 def create_app(
@@ -333,30 +345,6 @@ def serving_options(config: CollectorConfig) -> ServingOptions:
 def now_ms() -> int:
     """Give ms since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def _investigations(
-    config: CollectorConfig, dispatch: Dispatch, query: Query
-) -> Investigations | None:
-    if not config.investigate_leaks or config.read_only:
-        return None
-
-    def grown(suspect: Suspect, since_ms: int) -> list[Growing]:
-        matchers = tuple(Matcher(name, "=", value) for name, value in suspect.labels.items())
-        selection = Selection(TENANT, GROWTH.id, matchers, since_ms, now_ms())
-        rows = top(query.merge_services(selection), limit=_GROWING_TYPES).rows
-        hourly = _HOUR_MS / 1_000 / CENSUS_SECONDS
-        return [
-            Growing(row.function, round(row.self * hourly))
-            for row in rows
-            if row.self > 0 and row.function != OTHER_BLOCKS_FRAME
-        ]
-
-    return Investigations(
-        lambda who, wish: dispatch.create(TENANT, who, wish),
-        lambda capture_id: dispatch.get(TENANT, capture_id),
-        grown,
-    )
 
 
 def _shared_options(config: CollectorConfig) -> SharedOptions:

@@ -7,9 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from flamewell_collector.analysis.top import top
 from flamewell_collector.captures import Capture, Target, Wish
 from flamewell_collector.errors import CollectorError
 from flamewell_collector.leaks import Leaks, Suspect
+from flamewell_collector.model import Matcher, Selection
+from flamewell_collector.query import Query
+from flamewell_wire.attributes import OTHER_BLOCKS_FRAME
+from flamewell_wire.profile_types import GROWTH
 
 log = logging.getLogger(__name__)
 
@@ -18,8 +23,13 @@ CENSUS_SECONDS: Final = 60
 """Between the two censuses: long enough for a leak of some MB an hour to be more than chance."""
 AT_ONCE: Final = 4
 """A bad release makes a hundred suspects at once; what one has shows what the others have."""
+_MINUTE_MS: Final = 60_000
 AGAIN_SECONDS: Final = 6 * 3_600
 """A verdict that stands is looked into anew after so long."""
+
+_TYPES_AT_MOST: Final = 5
+_ARRIVED_MS: Final = 600_000
+"""The batch with a census' profiles follows the word that it is done within this time."""
 
 Ask = Callable[[str, Wish], Capture]
 """Asks for a capture in somebody's name."""
@@ -85,7 +95,7 @@ class Investigations:
         """Take what was found; see what has come, ask for what is new, the most urgent first."""
         suspects = {_key(each): each for each in found.suspects}
         self._asked = {
-            key: self._seen(suspects[key], each)
+            key: self._seen(suspects[key], each, found.minute * _MINUTE_MS)
             for key, each in self._asked.items()
             if key in suspects
         }
@@ -108,8 +118,8 @@ class Investigations:
         asked = self._asked.get(_key(suspect))
         return () if asked is None else asked.growing
 
-    def _seen(self, suspect: Suspect, asked: Asked) -> Asked:
-        """Look at a census that has come to its end, once its profiles had time to arrive."""
+    def _seen(self, suspect: Suspect, asked: Asked, now_ms: int) -> Asked:
+        """Look at a census that has come to its end, until its profiles had time to arrive."""
         if asked.looked:
             return asked
         try:
@@ -120,8 +130,8 @@ class Investigations:
         except CollectorError as error:
             log.warning("what a census has brought can't be read: %s", error)
             return asked
-        # The batch with the profiles follows the word that it is done: empty is asked for again.
-        return replace(asked, looked=bool(growing) or not _is_done(capture), growing=growing)
+        arrives = _is_done(capture) and now_ms < capture.finished_ms + _ARRIVED_MS
+        return replace(asked, looked=bool(growing) or not arrives, growing=growing)
 
     def _is_due(self, key: Labels, suspect: Suspect, minute: int) -> bool:
         asked = self._asked.get(key)
@@ -139,6 +149,18 @@ class Investigations:
         before = self._asked.get(key)
         growing = () if before is None else before.growing
         self._asked[key] = Asked(capture.capture_id, suspect.verdict.since, minute, growing=growing)
+
+
+def growing_types(query: Query, tenant: str, suspect: Suspect, since_ms: int) -> list[Growing]:
+    """Give the types of objects that the profiles of a suspect's census have told to grow."""
+    matchers = tuple(Matcher(name, "=", value) for name, value in suspect.labels.items())
+    selection = Selection(tenant, GROWTH.id, matchers, since_ms, query.now_ms())
+    rows = top(query.merge_services(selection), limit=_TYPES_AT_MOST).rows
+    return [
+        Growing(row.function, round(row.self * 3_600 / CENSUS_SECONDS))
+        for row in rows
+        if row.self > 0 and row.function != OTHER_BLOCKS_FRAME
+    ]
 
 
 def target_of(suspect: Suspect) -> Target:

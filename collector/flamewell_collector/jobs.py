@@ -13,12 +13,12 @@ from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from flamewell_collector.errors import CollectorError
+from flamewell_collector.leak_readings import WORKLOAD_LABELS
 from flamewell_collector.services import LastReading
 from flamewell_wire import profile_types
 
 log = logging.getLogger(__name__)
 
-MEMORY_LABELS: Final = ("cluster", "namespace", "workload", "container", "service_name")
 MAX_MEMORY_LABEL_SETS: Final = 2_000
 """The largest are kept; Prometheus pays for each."""
 _MEMORY_GAUGES: Final = (
@@ -108,7 +108,7 @@ class MemoryGauges:
         sums: dict[str, dict[tuple[str, ...], int]] = defaultdict(lambda: defaultdict(int))
         for reading in self._read():
             labels = reading.series.labels
-            key = tuple(labels.get(name, "") for name in MEMORY_LABELS)
+            key = tuple(labels.get(name, "") for name in WORKLOAD_LABELS)
             sums[reading.type_id][key] += reading.value
         self._sums = {type_id: _largest(by_labels) for type_id, by_labels in sums.items()}
 
@@ -120,7 +120,7 @@ class MemoryGauges:
         """Give one metric a gauge."""
         sums = self._sums
         for name, text, type_id in _MEMORY_GAUGES:
-            family = GaugeMetricFamily(name, text, labels=MEMORY_LABELS)
+            family = GaugeMetricFamily(name, text, labels=WORKLOAD_LABELS)
             for labels, value in sums.get(type_id, {}).items():
                 family.add_metric(labels, float(value))
             yield family

@@ -57,7 +57,7 @@ def test_memory_gauges(monkeypatch: pytest.MonkeyPatch) -> None:
     gauges.refresh()
 
     def shown(name: str, service: str) -> float | None:
-        labels = dict.fromkeys(module.MEMORY_LABELS, "") | {"service_name": service}
+        labels = dict.fromkeys(module.WORKLOAD_LABELS, "") | {"service_name": service}
         return metrics.registry.get_sample_value(f"flamewell_memory_{name}_bytes", labels)
 
     assert (shown("working_set", "a"), shown("working_set", "b")) == (15, 7)

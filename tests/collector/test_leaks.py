@@ -205,7 +205,8 @@ class TestInvestigation:
 
         def look(capture_id: str) -> Capture:
             state: Any = states.pop(0)
-            return replace(waiting(capture_id), state=state, finished_ms=state == "done")
+            finished_ms = found.minute * MINUTE if state == "done" else 0
+            return replace(waiting(capture_id), state=state, finished_ms=finished_ms)
 
         looking = Investigations(
             lambda _who, _wish: waiting("id"), look, lambda _suspect, _since: grown.pop(0)
@@ -230,6 +231,22 @@ class TestInvestigation:
         for _ in range(4):
             looking.look(found)
         assert looks == ["id"]
+
+    def test_a_census_without_growth_is_not_read_for_ever(self, collector: Collector) -> None:
+        found, reads = collector.leaks.found, []
+
+        def look(capture_id: str) -> Capture:
+            finished_ms = found.minute * MINUTE
+            return replace(waiting(capture_id), state="done", finished_ms=finished_ms)
+
+        def grown(_suspect: Suspect, _since_ms: int) -> list[Growing]:
+            reads.append(1)
+            return []
+
+        looking = Investigations(lambda _who, _wish: waiting("id"), look, grown)
+        for later in (0, 1, 9, 10, 11, 12):
+            looking.look(replace(found, minute=found.minute + later))
+        assert len(reads) == 3
 
     def test_growth_is_read_from_the_store(self, collector: Collector) -> None:
         (suspect,) = collector.leaks.found.suspects

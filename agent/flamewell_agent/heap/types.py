@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from flamewell_agent.heap.modules import TP_DICT, Modules
+from flamewell_agent.heap.pools import WORD
 from flamewell_agent.heap.remote_memory import Mapping, RemoteMemory
 
 REDACTED = "(redacted)"
@@ -141,9 +142,6 @@ class Types:
     def _is_root(self, address: int) -> bool:
         content = self._memory.read(address, _TYPE_BYTES)
         return content is not None and _word(content, _OB_TYPE) == address
-
-
-WORD = 8
 
 
 def _word(content: bytes, offset: int) -> int:
