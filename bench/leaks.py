@@ -19,10 +19,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
-import leak_shapes
 import machine
 import numpy as np
 import numpy.typing as npt
+from leak_shapes_held_out import BENIGN_HELD_OUT, LEAKY_HELD_OUT
+from leak_shapes_tuning import BENIGN_TUNING, LEAKY_TUNING
 from leak_suite import DAY, MINUTES, Leak, Trace, traces
 
 from flamewell_collector.analysis.leaks.detector import Detector, Verdict
@@ -34,8 +35,8 @@ EPOCH_MINUTE = 28_000_000
 SAME_ALARM_MINUTES = 360
 BATCH = 40
 SETS = {
-    "tuning": (leak_shapes.BENIGN_TUNING, leak_shapes.LEAKY_TUNING),
-    "held-out": (leak_shapes.BENIGN_HELD_OUT, leak_shapes.LEAKY_HELD_OUT),
+    "tuning": (BENIGN_TUNING, LEAKY_TUNING),
+    "held-out": (BENIGN_HELD_OUT, LEAKY_HELD_OUT),
 }
 
 
