@@ -19,8 +19,6 @@ from leak_shapes import (
     steady,
 )
 
-# Shapes held out: written after the thresholds were chosen.
-
 
 def _two_caches(d: Draw) -> Behaviour:
     sizes = d.between(0.05, 0.3) * d.room, d.between(0.05, 0.3) * d.room
